@@ -1,0 +1,1 @@
+"""Argument checks, one sentence each: what, where, value, cure."""

@@ -1,0 +1,10 @@
+"""Named equations: each knows its vector field, its parameters with units and bounds, and good values."""
+
+from scidyn.systems.lorenz import Lorenz63 as Lorenz63
+from scidyn.systems.lotka_volterra import LotkaVolterra as LotkaVolterra
+from scidyn.systems.system import Parameter as Parameter
+from scidyn.systems.system import StateVariable as StateVariable
+from scidyn.systems.system import System as System
+from scidyn.systems.van_der_pol import VanDerPol as VanDerPol
+
+__all__ = ["LotkaVolterra", "Lorenz63", "Parameter", "StateVariable", "System", "VanDerPol"]
