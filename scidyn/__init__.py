@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_ROOMS = ("data", "datasets", "errors", "metrics", "nn", "solvers", "sysid", "systems", "training", "viz")
 _NAMES = {
     "open": "scidyn.data",
     "save": "scidyn.data",
@@ -25,7 +24,24 @@ _NAMES = {
     "show_versions": "scidyn.about",
     "cite": "scidyn.about",
 }
-__all__ = ["__version__", *_ROOMS, *_NAMES]  # noqa: PLE0604
+__all__ = [
+    "__version__",
+    "cite",
+    "data",
+    "datasets",
+    "errors",
+    "load",
+    "metrics",
+    "nn",
+    "open",
+    "save",
+    "show_versions",
+    "solvers",
+    "sysid",
+    "systems",
+    "training",
+    "viz",
+]
 
 if TYPE_CHECKING:
     from scidyn import data, datasets, errors, metrics, nn, solvers, sysid, systems, training, viz
@@ -35,10 +51,10 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return importlib.import_module(f"scidyn.{name}")
     if name in _NAMES:
         return getattr(importlib.import_module(_NAMES[name]), name)
+    if name in __all__:
+        return importlib.import_module(f"scidyn.{name}")
     raise AttributeError(f"module 'scidyn' has no attribute {name!r}")
 
 

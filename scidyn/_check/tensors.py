@@ -40,7 +40,7 @@ def floating(name: str, value: Tensor) -> Tensor:
 
 
 def increasing(name: str, times: Tensor, unit: str = "") -> Tensor:
-    """Return 1-D ``times`` if finite and strictly increasing, else raise TimeGridError with row and values."""
+    """Return 1-D ``times`` if finite and strictly increasing, else raise TimeGridError naming the row."""
     finite(name, times)
     steps = times[1:] - times[:-1]
     bad = steps <= 0

@@ -1,1 +1,1 @@
-"""."""
+"""The ``scidyn`` command."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ class MLP(nn.Module):
         sizes = [integer("a layer size", n, at_least=1) for n in (inputs, *hidden, outputs)]
         choice("activation", activation, ACTIVATIONS)
         layers: list[nn.Module] = []
-        for k, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for k, (fan_in, fan_out) in enumerate(pairwise(sizes)):
             last = k == len(sizes) - 2
             linear = nn.Linear(fan_in, fan_out)
             nn.init.xavier_uniform_(linear.weight, gain=final_gain if last else 1.0, generator=generator)

@@ -7,4 +7,4 @@ from scidyn.systems.system import StateVariable as StateVariable
 from scidyn.systems.system import System as System
 from scidyn.systems.van_der_pol import VanDerPol as VanDerPol
 
-__all__ = ["LotkaVolterra", "Lorenz63", "Parameter", "StateVariable", "System", "VanDerPol"]
+__all__ = ["Lorenz63", "LotkaVolterra", "Parameter", "StateVariable", "System", "VanDerPol"]

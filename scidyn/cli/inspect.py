@@ -1,0 +1,39 @@
+"""``scidyn inspect``: what a data file or a model folder holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scidyn.cli.fit import parse_units
+
+__all__ = ["run_inspect"]
+
+
+def run_inspect(
+    path: Path, *, time: str | None, trajectory: str | None, units: Sequence[str], plot: Path | None
+) -> None:
+    """Print structure and problems; draw the record if asked."""
+    from scidyn.cli.tables import print_dataset, print_parameters
+
+    if (path / "manifest.json").exists():
+        from scidyn.model_files import load
+
+        model = load(path)
+        print(f"{path}: {model!r}")
+        print(model.equations())
+        print_parameters(model)
+        return
+
+    from scidyn import data
+
+    hints: dict[str, Any] = {"units": parse_units(units), "time": time, "id": trajectory}
+    record = data.open(path, **{k: v for k, v in hints.items() if v})
+    print_dataset(record, str(path))
+    for warning in data.validate(record).warnings:
+        print(f"look at: {warning}")
+    if plot is not None:
+        from scidyn import viz
+
+        print(f"plot: {viz.save_figure(viz.plot_record(record), plot)}")

@@ -1,0 +1,132 @@
+"""The ``scidyn`` command: options and help texts; the work is imported when a command runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scidyn.errors import ScidynError
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(
+    name="scidyn",
+    help="Fit, forecast and explain dynamical systems.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def fit(
+    data: Annotated[Path, typer.Argument(help="CSV, TSV, NetCDF or HDF5 file with a time series.")],
+    model: Annotated[str, typer.Option(help="lotka-volterra, neural-ode or hybrid.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model, the tables and the report.")],
+    time: Annotated[str | None, typer.Option(help="Name of the time column; default: found by name.")] = None,
+    values: Annotated[str | None, typer.Option(help="Columns to model, separated by commas.")] = None,
+    trajectory: Annotated[str | None, typer.Option("--id", help="Column that names the replicate.")] = None,
+    units: Annotated[
+        list[str] | None,
+        typer.Option(help="Units of a column as NAME=UNITS; repeat for more columns."),
+    ] = None,
+    hold_out_from: Annotated[
+        float | None,
+        typer.Option(help="Judge the forecast on all times from here on; default: the last third."),
+    ] = None,
+    noise: Annotated[
+        str, typer.Option(help="normal, lognormal, or auto: lognormal where all data are positive.")
+    ] = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
+) -> None:
+    """Fit a model to a time series, judge its forecast, write a report."""
+    from scidyn.cli.fit import run_fit
+
+    run_fit(
+        data,
+        model=model,
+        out=out,
+        time=time,
+        values=values,
+        trajectory=trajectory,
+        units=units or [],
+        hold_out_from=hold_out_from,
+        noise=noise,
+        seed=seed,
+        overwrite=overwrite,
+        progress=not quiet,
+    )
+
+
+@app.command()
+def forecast(
+    model: Annotated[Path, typer.Argument(help="Model folder written by `scidyn fit`.")],
+    until: Annotated[float, typer.Option(help="Last time of the forecast, in the units of the data.")],
+    step: Annotated[
+        float | None, typer.Option(help="Spacing of the forecast; default: that of the data.")
+    ] = None,
+    interval: Annotated[float, typer.Option(help="Probability inside the band.")] = 0.9,
+    out: Annotated[Path | None, typer.Option(help="Write the forecast here (.csv, .tsv or .nc).")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out if it exists.")] = False,
+) -> None:
+    """Forecast with a saved model, with bands."""
+    from scidyn.cli.forecast import run_forecast
+
+    run_forecast(model, until=until, step=step, interval=interval, out=out, overwrite=overwrite)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Data file or model folder.")],
+    time: Annotated[str | None, typer.Option(help="Name of the time column.")] = None,
+    trajectory: Annotated[str | None, typer.Option("--id", help="Column that names the replicate.")] = None,
+    units: Annotated[list[str] | None, typer.Option(help="Units of a column as NAME=UNITS.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the record to this PNG, SVG or PDF file.")] = None,
+) -> None:
+    """Say what a file holds: variables, units, sampling, gaps, problems."""
+    from scidyn.cli.inspect import run_inspect
+
+    run_inspect(path, time=time, trajectory=trajectory, units=units or [], plot=plot)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the demo's results.")] = Path("scidyn-demo"),
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
+) -> None:
+    """Fit the Hudson Bay lynx and hare record, forecast it, and show the report."""
+    from scidyn.cli.demo import run_demo
+
+    run_demo(out, progress=not quiet)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from scidyn import __version__
+
+        typer.echo(f"scidyn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Fit, forecast and explain dynamical systems."""
+
+
+def run() -> None:
+    """Run the command line; a scidyn error is one line on stderr and exit code 2."""
+    try:
+        app()
+    except ScidynError as error:
+        typer.echo(f"scidyn: {error}", err=True)
+        sys.exit(2)
