@@ -1,0 +1,1 @@
+"""Continuous-time Markov chains: rate matrices, reaction networks, simulation, path divergence."""
