@@ -39,7 +39,7 @@ def test_finite_names_the_first_entry_and_the_count():
 
 
 def test_increasing_names_row_and_values():
-    with pytest.raises(TimeGridError, match="row 2 goes back from 1 year to 0.5 year"):
+    with pytest.raises(TimeGridError, match=r"row 2 goes back from 1 year to 0\.5 year"):
         increasing("time", torch.tensor([0.0, 1.0, 0.5]), " year")
     with pytest.raises(TimeGridError, match="row 1 repeats 3"):
         increasing("time", torch.tensor([3.0, 3.0]))
