@@ -33,9 +33,7 @@ def finite(name: str, value: Tensor, cure: str = "") -> Tensor:
 def floating(name: str, value: Tensor) -> Tensor:
     """Return ``value`` if its dtype is floating or complex, else raise ShapeError."""
     if not (value.is_floating_point() or value.is_complex()):
-        raise ShapeError(
-            f"{name} has dtype {value.dtype}; a floating dtype is needed: pass {name}.to(torch.float64)."
-        )
+        raise ShapeError(f"{name} has dtype {value.dtype}; a floating dtype is needed: pass {name}.to(torch.float64).")
     return value
 
 

@@ -32,9 +32,7 @@ def parse_units(pairs: Sequence[str]) -> dict[str, str]:
     for pair in pairs:
         name, equals, unit = pair.partition("=")
         if not equals or not name.strip() or not unit.strip():
-            raise OptionError(
-                f"--units takes NAME=UNITS, for example --units 'hare=thousand pelts'; got {pair!r}."
-            )
+            raise OptionError(f"--units takes NAME=UNITS, for example --units 'hare=thousand pelts'; got {pair!r}.")
         units[name.strip()] = unit.strip()
     return units
 
@@ -43,9 +41,7 @@ def free_place(out: Path, names: Sequence[str], *, overwrite: bool) -> None:
     """Refuse, before any work, to write over results that are there."""
     taken = [name for name in names if (out / name).exists()]
     if taken and not overwrite:
-        raise ArtifactError(
-            f"{out / taken[0]} exists; nothing was changed. Name another --out or pass --overwrite."
-        )
+        raise ArtifactError(f"{out / taken[0]} exists; nothing was changed. Name another --out or pass --overwrite.")
 
 
 def run_fit(

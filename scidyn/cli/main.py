@@ -68,9 +68,7 @@ def fit(
 def forecast(
     model: Annotated[Path, typer.Argument(help="Model folder written by `scidyn fit`.")],
     until: Annotated[float, typer.Option(help="Last time of the forecast, in the units of the data.")],
-    step: Annotated[
-        float | None, typer.Option(help="Spacing of the forecast; default: that of the data.")
-    ] = None,
+    step: Annotated[float | None, typer.Option(help="Spacing of the forecast; default: that of the data.")] = None,
     interval: Annotated[float, typer.Option(help="Probability inside the band.")] = 0.9,
     out: Annotated[Path | None, typer.Option(help="Write the forecast here (.csv, .tsv or .nc).")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out if it exists.")] = False,

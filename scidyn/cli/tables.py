@@ -30,9 +30,7 @@ def print_parameters(model: Any) -> None:
     if table_of is None:
         return
     percent = round(100 * model.confidence)
-    table = _table(
-        f"Parameters ({model.noise_model_} noise)", "", "estimate", "s.e.", f"{percent} % interval", "units"
-    )
+    table = _table(f"Parameters ({model.noise_model_} noise)", "", "estimate", "s.e.", f"{percent} % interval", "units")
     for name in table_of["parameter"].values:
         row = table_of.sel(parameter=name)
         table.add_row(

@@ -98,9 +98,7 @@ class System:
     def __init__(self, *values: float, **named: float) -> None:
         names = [p.name for p in self.parameters]
         if len(values) > len(names):
-            raise OptionError(
-                f"{type(self).__name__} takes {len(names)} parameters {names}; got {len(values)}."
-            )
+            raise OptionError(f"{type(self).__name__} takes {len(names)} parameters {names}; got {len(values)}.")
         known_keys(type(self).__name__, named, names)
         given = dict(zip(names, values, strict=False))
         twice = set(given) & set(named)
@@ -175,9 +173,7 @@ class System:
         '1/(year * pelts)'
         """
         if len(state_units) != len(self.states):
-            raise ShapeError(
-                f"{type(self).__name__} has {len(self.states)} states; got {len(state_units)} units."
-            )
+            raise ShapeError(f"{type(self).__name__} has {len(self.states)} states; got {len(state_units)} units.")
         symbols = {"time": time_units, **dict(zip(self.state_names, state_units, strict=True))}
         return tuple(_compose(p.units, symbols) for p in self.parameters)
 

@@ -26,8 +26,8 @@ def pelts(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pelts")
     record = scidyn.datasets.load("lynx_hare")
     rows = [
-        f"{t:g},{h:g},{l:g}"
-        for t, h, l in zip(record["time"].values, record["hare"].values, record["lynx"].values, strict=True)
+        f"{t:g},{h:g},{lynx:g}"
+        for t, h, lynx in zip(record["time"].values, record["hare"].values, record["lynx"].values, strict=True)
     ]
     (folder / "pelts.csv").write_text(RECORD + "\n".join(rows) + "\n", encoding="utf-8")
     return folder
@@ -65,9 +65,7 @@ def test_forecast_prints_and_writes(fitted):
     assert shown.returncode == 0, shown.stderr
     assert "1925" in shown.stdout
     assert "hare (thousand pelts)" in shown.stdout
-    written = scidyn_command(
-        "forecast", "fit/model", "--until", 1925, "--out", "future.csv", cwd=fitted.parent
-    )
+    written = scidyn_command("forecast", "fit/model", "--until", 1925, "--out", "future.csv", cwd=fitted.parent)
     assert written.returncode == 0, written.stderr
     future = scidyn.open(fitted.parent / "future.csv")
     assert future["time"].values.tolist() == [1921, 1922, 1923, 1924, 1925]
@@ -86,9 +84,7 @@ def test_forecast_into_the_past_and_from_nothing(fitted):
 
 
 def test_inspect_tells_what_is_there(fitted):
-    data = scidyn_command(
-        "inspect", "pelts.csv", "--units", "time=year", "--plot", "pelts.png", cwd=fitted.parent
-    )
+    data = scidyn_command("inspect", "pelts.csv", "--units", "time=year", "--plot", "pelts.png", cwd=fitted.parent)
     assert data.returncode == 0, data.stderr
     assert "thousand pelts" in data.stdout
     assert (fitted.parent / "pelts.png").stat().st_size > 1000

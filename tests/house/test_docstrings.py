@@ -10,9 +10,7 @@ import pytest
 
 import scidyn
 
-MODULES = sorted(
-    m.name for m in pkgutil.walk_packages(scidyn.__path__, "scidyn.") if not m.name.endswith("__main__")
-)
+MODULES = sorted(m.name for m in pkgutil.walk_packages(scidyn.__path__, "scidyn.") if not m.name.endswith("__main__"))
 ROOMS = ("data", "datasets", "metrics", "nn", "solvers", "sysid", "systems", "training", "viz")
 FRONT_DOOR = ("open", "save", "load", "show_versions", "cite")
 
@@ -44,9 +42,7 @@ def test_examples_run(module, tmp_path, monkeypatch):
 def test_public_names_show_an_example(name):
     thing = PUBLIC[name]
     text = inspect.getdoc(thing) or ""
-    plain_record = inspect.isclass(thing) and (
-        issubclass(thing, tuple) or hasattr(thing, "__dataclass_fields__")
-    )
+    plain_record = inspect.isclass(thing) and (issubclass(thing, tuple) or hasattr(thing, "__dataclass_fields__"))
     protocol = inspect.isclass(thing) and (getattr(thing, "_is_protocol", False) or inspect.isabstract(thing))
     enumeration = inspect.isclass(thing) and hasattr(thing, "__members__")
     assert text, f"{name} has no docstring"
@@ -62,11 +58,7 @@ def test_signature_and_docstring_agree(name):
     text = inspect.getdoc(thing) or ""
     section = re.search(r"Parameters\n-+\n(.*?)(?:\n\n?[A-Z][A-Za-z ]+\n-+\n|\Z)", text, re.DOTALL)
     documented = section.group(1) if section else ""
-    heads = {
-        n.strip(" *")
-        for line in re.findall(r"^(\S[^:\n]*)", documented, re.MULTILINE)
-        for n in line.split(",")
-    }
+    heads = {n.strip(" *") for line in re.findall(r"^(\S[^:\n]*)", documented, re.MULTILINE) for n in line.split(",")}
     names = [
         p
         for p, v in inspect.signature(thing).parameters.items()

@@ -36,9 +36,7 @@ def test_help_does_not_import_torch():
 
 
 def test_solvers_do_not_pull_in_the_peers():
-    assert modules_after("import scidyn.solvers").isdisjoint(
-        {"torchdiffeq", "torchsde", "neuralop", "matplotlib"}
-    )
+    assert modules_after("import scidyn.solvers").isdisjoint({"torchdiffeq", "torchsde", "neuralop", "matplotlib"})
 
 
 def test_citation_agrees_with_the_package():
