@@ -10,6 +10,10 @@ from scidyn.solvers.cde import (
     RectilinearPath,
     with_time,
 )
+from scidyn.solvers.ode import solve_ode
+from scidyn.solvers.sensitivity import solve_sensitivities
+from scidyn.solvers.solution import Solution, Stats
+from scidyn.solvers.status import Status
 
 __all__ = [
     "ControlPath",
@@ -17,5 +21,10 @@ __all__ = [
     "LinearPath",
     "NaturalCubicPath",
     "RectilinearPath",
+    "Solution",
+    "Stats",
+    "Status",
+    "solve_ode",
+    "solve_sensitivities",
     "with_time",
 ]

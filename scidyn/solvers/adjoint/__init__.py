@@ -1,0 +1,1 @@
+"""Ways to differentiate a solve; the grid of steps is a constant of every gradient."""

@@ -1,0 +1,77 @@
+"""How a sample's solve ended; each member carries the sentence a person reads."""
+
+from __future__ import annotations
+
+import enum
+
+__all__ = ["Status"]
+
+
+class Status(enum.IntEnum):
+    """Outcome of one sample of a solve.
+
+    Attributes
+    ----------
+    sentence : str
+        What happened.
+    cure : str
+        What to do about it; empty for a success.
+
+    Examples
+    --------
+    >>> from scidyn.solvers import Status
+    >>> Status.MAX_STEPS.sentence
+    'the largest number of steps was reached'
+    >>> bool(Status.SUCCESS.success)
+    True
+    """
+
+    RUNNING = 0, "the solve has not finished", ""
+    SUCCESS = 1, "the last time was reached", ""
+    MAX_STEPS = (
+        2,
+        "the largest number of steps was reached",
+        "raise max_steps, loosen rtol and atol, or shorten the time span",
+    )
+    STEP_UNDERFLOW = (
+        3,
+        "the step became too small for the resolution of time",
+        "look for a discontinuity or a singularity of f near this time, or loosen rtol and atol",
+    )
+    NON_FINITE_STATE = (
+        4,
+        "the state became NaN or infinite",
+        "use a smaller dt0 or an adaptive method, and check the sign of growth terms",
+    )
+    NON_FINITE_RHS = (
+        5,
+        "f returned NaN or infinity",
+        "check logarithms, roots and divisions in f, and the parameters passed to it",
+    )
+    BLOW_UP = (
+        6,
+        "the state grew without bound while the step shrank",
+        "the solution probably does not exist beyond this time: shorten the span or check the parameters",
+    )
+    STIFFNESS_SUSPECTED = (
+        7,
+        "the step is held at the stability limit of an explicit method",
+        "the problem looks stiff: use an implicit method (scipy.integrate.solve_ivp with method='Radau' "
+        "for a simulation), rescale the fast variable, or raise max_steps",
+    )
+
+    sentence: str
+    cure: str
+
+    def __new__(cls, code: int, sentence: str = "", cure: str = "") -> Status:
+        """Make a member whose integer value is ``code``."""
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.sentence = sentence
+        member.cure = cure
+        return member
+
+    @property
+    def success(self) -> bool:
+        """True if the last time was reached."""
+        return self is Status.SUCCESS
