@@ -104,9 +104,7 @@ def prepare(
     batch = 1 if y0.ndim <= 1 else y0.shape[0]
     times = user_times.reshape(1, -1) if user_times.ndim == 1 else user_times
     if times.shape[0] not in (1, batch):
-        raise ShapeError(
-            f"t has {times.shape[0]} rows, y0 has {batch} samples: give one row of times per sample."
-        )
+        raise ShapeError(f"t has {times.shape[0]} rows, y0 has {batch} samples: give one row of times per sample.")
     sign = _direction(times)
     times = times * sign
     if mode == "per_sample":
@@ -144,18 +142,12 @@ def _stepping(stepping: str | None, tableau: Tableau) -> str:
 def _initial_state(y0: Any) -> torch.Size:
     """Check ``y0`` and return the shape of one sample's state."""
     if not isinstance(y0, Tensor):
-        raise ShapeError(
-            f"y0 must be a tensor of shape (batch, *state); got {type(y0).__name__}: use torch.as_tensor."
-        )
+        raise ShapeError(f"y0 must be a tensor of shape (batch, *state); got {type(y0).__name__}: use torch.as_tensor.")
     floating("y0", y0)
     if y0.dtype not in DEFAULTS:
-        raise ShapeError(
-            f"y0 has dtype {y0.dtype}, which is too coarse to step in: pass y0.to(torch.float32)."
-        )
+        raise ShapeError(f"y0 has dtype {y0.dtype}, which is too coarse to step in: pass y0.to(torch.float32).")
     if y0.numel() == 0:
-        raise ShapeError(
-            f"y0 has shape {tuple(y0.shape)} and holds no number: give at least one sample and state."
-        )
+        raise ShapeError(f"y0 has shape {tuple(y0.shape)} and holds no number: give at least one sample and state.")
     finite("y0", y0.detach(), "Give finite initial values.")
     return y0.shape[1:] if y0.ndim > 1 else y0.shape
 
@@ -166,9 +158,7 @@ def _times(t: Any, y0: Tensor, stepping: str) -> Tensor:
     try:
         times = torch.as_tensor(t).to(device=y0.device, dtype=wide)
     except (TypeError, ValueError, RuntimeError) as problem:
-        raise ShapeError(
-            f"t must be a tensor or a sequence of numbers; got {type(t).__name__}: {problem}"
-        ) from None
+        raise ShapeError(f"t must be a tensor or a sequence of numbers; got {type(t).__name__}: {problem}") from None
     if times.ndim not in (1, 2) or times.shape[-1] == 0:
         raise ShapeError(f"t must have shape (time,) or (batch, time); got {tuple(times.shape)}.")
     if times.ndim == 2 and stepping != "per_sample":

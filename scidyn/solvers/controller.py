@@ -56,9 +56,7 @@ def resize(ratio: Tensor, previous: Tensor, accepted: Tensor, order: int) -> Ten
     """
     small = torch.finfo(ratio.dtype).tiny
     factor = (
-        SAFETY
-        * ratio.clamp_min(small) ** (-(PROPORTIONAL + INTEGRAL) / order)
-        * previous ** (PROPORTIONAL / order)
+        SAFETY * ratio.clamp_min(small) ** (-(PROPORTIONAL + INTEGRAL) / order) * previous ** (PROPORTIONAL / order)
     )
     return torch.where(accepted, factor.clamp(1.0, GROW), factor.clamp(SHRINK, SAFETY))
 

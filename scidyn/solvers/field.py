@@ -30,9 +30,7 @@ class Field:
         True if ``f`` receives one time per sample.
     """
 
-    def __init__(
-        self, f: Callable[..., Tensor], args: Any, shape: torch.Size, sign: float, per_sample: bool
-    ) -> None:
+    def __init__(self, f: Callable[..., Tensor], args: Any, shape: torch.Size, sign: float, per_sample: bool) -> None:
         self.f = f
         self.args = args
         self.shape = shape

@@ -167,9 +167,7 @@ def integrate(
         for _ in range(CHUNK):
             following, size, coef = try_step(state, fixed)
             attempts += 1
-            moved, running = torch.stack(
-                [(size > 0).any(), (following.status == Status.RUNNING.value).any()]
-            ).tolist()
+            moved, running = torch.stack([(size > 0).any(), (following.status == Status.RUNNING.value).any()]).tolist()
             if moved:
                 times.append(following.t)
                 sizes.append(size)
@@ -261,9 +259,7 @@ def _trace(
         size = state.t.new_zeros((0, *state.t.shape))
         states, coef = state.y.new_zeros((0, *state.y.shape)), None
     status = diagnose(problem, state, last_size)
-    return Trace(
-        output, times, size, states, coef, state._replace(status=status), last_size, evaluations, host_reads
-    )
+    return Trace(output, times, size, states, coef, state._replace(status=status), last_size, evaluations, host_reads)
 
 
 def fixed_grid(times: Tensor, dt0: float | None) -> Tensor:
@@ -294,9 +290,7 @@ def integrate_fixed(
     nodes = fixed_grid(problem.times[0], problem.dt0)
     count, batch = len(nodes) - 1, problem.y0.shape[0]
     y, t = problem.y0.detach(), nodes[:1]
-    output = torch.full(
-        (batch, problem.times.shape[1], y.shape[1]), torch.nan, dtype=y.dtype, device=y.device
-    )
+    output = torch.full((batch, problem.times.shape[1], y.shape[1]), torch.nan, dtype=y.dtype, device=y.device)
     _write_start(output, problem)
     alive = torch.isfinite(k1).all(dim=-1)
     reached, columns = nodes[0].expand(batch).clone(), torch.searchsorted(problem.times[0], nodes, right=True)
@@ -324,9 +318,7 @@ def integrate_fixed(
             progress((n + 1) / count)
     status = torch.where(alive, Status.SUCCESS.value, Status.NON_FINITE_STATE.value).to(torch.int8)
     size = torch.stack(sizes) if sizes else nodes.new_zeros((0, batch))
-    final = LoopState(
-        reached, nodes.new_zeros(batch), y, k1, y.real.new_ones(batch), status, steps, 0 * steps
-    )
+    final = LoopState(reached, nodes.new_zeros(batch), y, k1, y.real.new_ones(batch), status, steps, 0 * steps)
     return Trace(
         output,
         nodes.unsqueeze(1).expand(-1, batch),

@@ -115,9 +115,7 @@ def solve_sensitivities(
         stepping=stepping,
     )
     if len(problem.state) != 1:
-        raise ShapeError(
-            f"the state must be a vector, y0 of shape (batch, D); one sample has {problem.state}."
-        )
+        raise ShapeError(f"the state must be a vector, y0 of shape (batch, D); one sample has {problem.state}.")
     with torch.no_grad():
         k1 = problem.field.probe(problem.start, problem.y0)
         solver = integrate_fixed if problem.stepping == "fixed" else integrate
@@ -156,9 +154,7 @@ def _propagate(problem: Problem, trace: Trace, theta: Tensor | None) -> tuple[Te
     chunk = max(1, ENTRIES // (columns * batch * size * 6))
     for low in range(0, len(trace.size), chunk):
         part = slice(low, low + chunk)
-        d_y1, d_coef = _step_jacobians(
-            problem, trace.times[:-1][part], trace.size[part], trace.states[part], theta
-        )
+        d_y1, d_coef = _step_jacobians(problem, trace.times[:-1][part], trace.size[part], trace.states[part], theta)
         for jacobian, jacobian_coef in zip(d_y1, d_coef, strict=True):
             # columns of the Jacobian: the state at the step's start, then the parameters
             polynomials.append(_chain(jacobian_coef, current, size))

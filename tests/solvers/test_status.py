@@ -58,9 +58,7 @@ def test_status_and_unreached_rows(case, stepping):
 
 def test_one_failed_sample_leaves_the_others_alone():
     y0 = torch.tensor([[0.1], [2.0], [0.2]], dtype=F64)
-    solution = solve_ode(
-        square, y0, [0.0, 0.4, 2.0], stepping="per_sample", on_failure="return", adjoint=None
-    )
+    solution = solve_ode(square, y0, [0.0, 0.4, 2.0], stepping="per_sample", on_failure="return", adjoint=None)
     assert solution.status == (Status.SUCCESS, Status.BLOW_UP, Status.SUCCESS)
     exact = y0 / (1 - y0 * torch.tensor([0.0, 0.4, 2.0], dtype=F64))
     torch.testing.assert_close(solution.y[[0, 2], :, 0], exact[[0, 2]], rtol=1e-5, atol=1e-6)
@@ -88,9 +86,7 @@ def test_fixed_steps_stop_at_the_first_non_finite_state(method):
 
 def test_the_error_names_samples_times_causes_and_cure():
     y0 = torch.linspace(0.1, 2.0, 12, dtype=F64).unsqueeze(1)
-    with pytest.raises(
-        SolverError, match=r"sample 6 stopped at t=0\.\d+ after \d+ steps .*BLOW_UP"
-    ) as caught:
+    with pytest.raises(SolverError, match=r"sample 6 stopped at t=0\.\d+ after \d+ steps .*BLOW_UP") as caught:
         solve_ode(square, y0, [0.0, 1.0], stepping="per_sample", adjoint=None)
     message = str(caught.value)
     assert message.startswith("6 of 12 samples failed")

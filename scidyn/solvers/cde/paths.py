@@ -165,8 +165,7 @@ class ControlPath:
         query = torch.as_tensor(t, dtype=knots.dtype, device=knots.device)
         if query.ndim > 2 or (query.ndim == 2 and query.shape[0] != rows):
             raise ShapeError(
-                f"t must have shape (), (N,) or ({rows}, N) for a path of {rows} rows; "
-                f"got {tuple(query.shape)}."
+                f"t must have shape (), (N,) or ({rows}, N) for a path of {rows} rows; got {tuple(query.shape)}."
             )
         shape = (rows, channels) if query.ndim == 0 else (rows, query.shape[-1], channels)
         lines = query.reshape(1, -1) if query.ndim < 2 else query
@@ -191,9 +190,7 @@ def _checked(x: Tensor, t: Tensor | None, never_observed: float | None) -> tuple
     if x.ndim == 2:
         x = x.unsqueeze(0)
     if x.ndim != 3:
-        raise ShapeError(
-            f"x must have shape (batch, time, channel) or (time, channel); got {tuple(x.shape)}."
-        )
+        raise ShapeError(f"x must have shape (batch, time, channel) or (time, channel); got {tuple(x.shape)}.")
     if bool(torch.isinf(x.detach()).any()):
         raise NonFiniteError("x contains infinite values; only NaN, for missing, is allowed.")
     knots = check_knots(t, x)

@@ -73,9 +73,7 @@ def natural_slopes(t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     return secant - width * (2 * m0 + m1) / 6, secant + width * (m0 + 2 * m1) / 6
 
 
-def hermite_polynomial(
-    t: Tensor, x: Tensor, left: Tensor, right: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def hermite_polynomial(t: Tensor, x: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Coefficients a, b, c, d of ``a + b s + c s² + d s³``, s = time since the interval's start."""
     width = (t[:, 1:] - t[:, :-1]).unsqueeze(-1)
     safe = torch.where(width > 0, width, torch.ones_like(width))
