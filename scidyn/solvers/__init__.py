@@ -10,6 +10,18 @@ from scidyn.solvers.cde import (
     RectilinearPath,
     with_time,
 )
+from scidyn.solvers.ctmc import (
+    JumpSolution,
+    JumpStatus,
+    RateMatrix,
+    ReactionNetwork,
+    path_kl,
+    path_kl_estimate,
+    path_log_ratio,
+    rate_kl,
+    simulate_ssa,
+    simulate_tau_leaping,
+)
 from scidyn.solvers.ode import solve_ode
 from scidyn.solvers.sensitivity import solve_sensitivities
 from scidyn.solvers.solution import Solution, Stats
@@ -18,12 +30,22 @@ from scidyn.solvers.status import Status
 __all__ = [
     "ControlPath",
     "HermiteCubicPath",
+    "JumpSolution",
+    "JumpStatus",
     "LinearPath",
     "NaturalCubicPath",
+    "RateMatrix",
+    "ReactionNetwork",
     "RectilinearPath",
     "Solution",
     "Stats",
     "Status",
+    "path_kl",
+    "path_kl_estimate",
+    "path_log_ratio",
+    "rate_kl",
+    "simulate_ssa",
+    "simulate_tau_leaping",
     "solve_ode",
     "solve_sensitivities",
     "with_time",
