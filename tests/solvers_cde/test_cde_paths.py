@@ -43,9 +43,7 @@ def test_natural_spline_with_gaps_goes_through_each_channels_own_points():
         for channel in range(2):
             known = ~torch.isnan(x[row, :, channel])
             want = CubicSpline(t[0][known].numpy(), x[row, known, channel].numpy(), bc_type="natural")
-            assert_close(
-                path.evaluate(q)[row, :, channel], torch.from_numpy(want(q.numpy())), rtol=1e-10, atol=1e-10
-            )
+            assert_close(path.evaluate(q)[row, :, channel], torch.from_numpy(want(q.numpy())), rtol=1e-10, atol=1e-10)
 
 
 def test_hermite_equals_scipys_with_backward_differences():
@@ -81,9 +79,7 @@ def test_linear_derivative_is_the_chord_and_zero_outside():
 def test_rectilinear_moves_time_first_then_values():
     x = torch.tensor([[0.0, 1.0, 5.0], [0.4, NAN, 6.0], [1.0, 3.0, NAN]], dtype=torch.float64)
     path = RectilinearPath(x)
-    want = torch.tensor(
-        [[0.0, 1, 5], [0.4, 1, 5], [0.4, 1, 6], [1.0, 1, 6], [1.0, 3, 6]], dtype=torch.float64
-    )
+    want = torch.tensor([[0.0, 1, 5], [0.4, 1, 5], [0.4, 1, 6], [1.0, 1, 6], [1.0, 3, 6]], dtype=torch.float64)
     assert_close(path.evaluate(path.knots)[0], want)
     assert path.observation_knots.tolist() == [0.0, 2.0, 4.0]
 
@@ -188,6 +184,4 @@ def test_a_causal_path_refuses_a_missing_first_value():
 def test_channels_never_observed_may_be_given_a_value():
     t, x = record()
     x[0, :, 1] = NAN
-    assert_close(
-        LinearPath(x, t, never_observed=-1.0).values[0, :, 1], torch.full((9,), -1.0, dtype=torch.float64)
-    )
+    assert_close(LinearPath(x, t, never_observed=-1.0).values[0, :, 1], torch.full((9,), -1.0, dtype=torch.float64))

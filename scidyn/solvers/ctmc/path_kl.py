@@ -50,9 +50,7 @@ def rate_kl(p: Tensor, q: Tensor) -> Tensor:
     return (p * torch.log(ratio) - p + q).sum(-1)
 
 
-def path_kl(
-    p: Rates, q: Rates, p0: Tensor, t: float, *, q0: Tensor | None = None, steps: int = 200
-) -> Tensor:
+def path_kl(p: Rates, q: Rates, p0: Tensor, t: float, *, q0: Tensor | None = None, steps: int = 200) -> Tensor:
     """Divergence KL(P ‖ Q) of the laws on paths over [0, t] of two chains on the same states.
 
     With ``p(s)`` the marginal law under P::
@@ -72,7 +70,7 @@ def path_kl(
     q0 : Tensor, shape (S,), optional
         Initial probabilities under Q; default ``p0``.
     steps : int
-        Steps for time-dependent rates: a fourth-order exponential integrator.
+        Steps for time-dependent rates: a third-order exponential integrator.
 
     Returns
     -------

@@ -40,20 +40,14 @@ def check_times(t: Tensor) -> Tensor:
     """Return 1-D ``t`` in double precision if it has two or more strictly increasing times."""
     floating("t", t)
     if t.ndim != 1 or len(t) < 2:
-        raise ShapeError(
-            f"t must have shape (T,) with T >= 2, the first being the start; got {tuple(t.shape)}."
-        )
+        raise ShapeError(f"t must have shape (T,) with T >= 2, the first being the start; got {tuple(t.shape)}.")
     return increasing("t", t.detach().to(torch.float64))
 
 
-def generator_on(
-    device: torch.device, seed: int | None, generator: torch.Generator | None
-) -> torch.Generator:
+def generator_on(device: torch.device, seed: int | None, generator: torch.Generator | None) -> torch.Generator:
     """A generator on ``device``: the one given, or a fresh one from ``seed``."""
     if (seed is None) == (generator is None):
-        raise OptionError(
-            "pass either seed=<int> or generator=<torch.Generator>, so that the run can be repeated."
-        )
+        raise OptionError("pass either seed=<int> or generator=<torch.Generator>, so that the run can be repeated.")
     if generator is not None:
         return generator
     return torch.Generator(device).manual_seed(integer("seed", seed, at_least=0))

@@ -193,9 +193,7 @@ class RateMatrix:
         finite("p0", p0.detach())
         total = float(p0.detach().sum())
         if bool((p0.detach() < 0).any()) or abs(total - 1.0) > 1e-6:
-            raise OptionError(
-                f"p0 must be >= 0 and sum to 1; it sums to {total:g}, smallest {float(p0.min()):g}."
-            )
+            raise OptionError(f"p0 must be >= 0 and sum to 1; it sums to {total:g}, smallest {float(p0.min()):g}.")
         return p0.to(self.Q)
 
     def stationary(self) -> Tensor:
@@ -242,9 +240,7 @@ class RateMatrix:
         if index.is_floating_point() or index.dtype == torch.bool:
             raise ShapeError(f"x0 must hold whole state indices (torch.long); got dtype {index.dtype}.")
         if bool(((index < 0) | (index >= self.size)).any()):
-            raise OptionError(
-                f"x0 must lie in 0 … {self.size - 1}; got {int(index.min())} … {int(index.max())}."
-            )
+            raise OptionError(f"x0 must lie in 0 … {self.size - 1}; got {int(index.min())} … {int(index.max())}.")
         return repeat_start(index.long(), 0, trajectories)
 
     def as_network(self) -> ReactionNetwork:

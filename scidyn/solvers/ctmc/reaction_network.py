@@ -146,8 +146,7 @@ class ReactionNetwork:
         if not sides:
             raise OptionError("a network needs at least one reaction; got an empty mapping.")
         before, after = (
-            torch.tensor([[side[k].get(name, 0) for name in names] for side in sides], device=device)
-            for k in (0, 1)
+            torch.tensor([[side[k].get(name, 0) for name in names] for side in sides], device=device) for k in (0, 1)
         )
         constants = [number(f"the rate of {k!r}", v) for k, v in reactions.items()]
         rates = torch.tensor(constants, dtype=torch.float64, device=device)
@@ -257,16 +256,12 @@ class ReactionNetwork:
         2.0
         """
         if len(upper) != len(self.species):
-            raise ShapeError(
-                f"upper must have {len(self.species)} entries, one per species; got {len(upper)}."
-            )
+            raise ShapeError(f"upper must have {len(self.species)} entries, one per species; got {len(upper)}.")
         tops = [integer("upper", u, at_least=0) for u in upper]
         sizes = torch.tensor(tops, device=self.rates.device) + 1
         total = int(sizes.prod())
         if total > 20_000:
-            raise DataError(
-                f"the box holds {total} states; a dense matrix needs 20,000 or fewer: lower upper."
-            )
+            raise DataError(f"the box holds {total} states; a dense matrix needs 20,000 or fewer: lower upper.")
         grid = list(product(*(range(u + 1) for u in tops)))
         states = torch.tensor(grid, dtype=torch.float64, device=self.rates.device)
         target = states.unsqueeze(1) + self.stoichiometry

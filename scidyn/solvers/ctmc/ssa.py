@@ -148,9 +148,7 @@ def _jump(
     fired = process.fire(run.x, channel)
     negative = moves & (fired < 0).reshape(len(fired), -1).any(-1)
     moves = moves & ~negative
-    out.finish(
-        run.row, ended, torch.where(total > 0, int(JumpStatus.SUCCESS), int(JumpStatus.ABSORBED)), run.t
-    )
+    out.finish(run.row, ended, torch.where(total > 0, int(JumpStatus.SUCCESS), int(JumpStatus.ABSORBED)), run.t)
     waits = run.pointer < len(times)
     out.finish(run.row, waits & ~sound, int(JumpStatus.BAD_PROPENSITY), run.t)
     out.finish(run.row, negative, int(JumpStatus.NEGATIVE_COUNT), run.t)

@@ -120,9 +120,7 @@ def simulate_tau_leaping(
     with torch.no_grad():
         pointer = torch.ones_like(rows)
         out.write(rows, torch.zeros_like(rows), pointer, x)
-        run = _Running(
-            rows, times[0].expand(len(x)).clone(), x, pointer, torch.full_like(out.reached, torch.inf)
-        )
+        run = _Running(rows, times[0].expand(len(x)).clone(), x, pointer, torch.full_like(out.reached, torch.inf))
         done = 0
         while len(run.row) and done < limit:
             for _ in range(min(CHUNK, limit - done)):
