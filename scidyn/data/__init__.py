@@ -1,1 +1,27 @@
-"""."""
+"""Any lab file to a checked Dataset, and a Dataset to the tensors of a fit."""
+
+from scidyn.data.batch import Batch as Batch
+from scidyn.data.convert import to_batch as to_batch
+from scidyn.data.files import open as open
+from scidyn.data.files import save as save
+from scidyn.data.readers.table import from_table as from_table
+from scidyn.data.scaling import Scaling as Scaling
+from scidyn.data.schema import from_arrays as from_arrays
+from scidyn.data.schema import state_variables as state_variables
+from scidyn.data.schema import units_of as units_of
+from scidyn.data.validate import Report as Report
+from scidyn.data.validate import validate as validate
+
+__all__ = [
+    "Batch",
+    "Report",
+    "Scaling",
+    "from_arrays",
+    "from_table",
+    "open",
+    "save",
+    "state_variables",
+    "to_batch",
+    "units_of",
+    "validate",
+]

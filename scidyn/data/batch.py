@@ -33,4 +33,4 @@ class Batch(NamedTuple):
     mask: Tensor
     control: Tensor | None
     parameter: Tensor | None
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # the field shadows tuple.index on purpose

@@ -1,1 +1,6 @@
-"""."""
+"""Named data: ``load(name)`` for records that ship with the package."""
+
+from scidyn.datasets.catalogue import available as available
+from scidyn.datasets.catalogue import load as load
+
+__all__ = ["available", "load"]

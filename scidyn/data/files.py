@@ -1,0 +1,173 @@
+"""The two doors for files: ``open`` and ``save``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scidyn._check.values import choice
+from scidyn.data.io.atomic import write_bytes
+from scidyn.data.readers.headers import join_units
+from scidyn.data.readers.netcdf import read_netcdf, sniff_netcdf, to_netcdf_bytes
+from scidyn.data.readers.table import read_table, sniff_table
+from scidyn.data.schema import time_dim
+from scidyn.data.validate import validate
+from scidyn.errors import ArtifactError, DataError, OptionError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["open", "save"]
+
+_HEAD = 1 << 16
+_TABLES = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+_NETCDF = (".nc", ".h5", ".hdf5", ".nc4")
+
+
+def open(
+    path: str | Path,
+    *,
+    time: str | None = None,
+    id: str | None = None,
+    values: Sequence[str] | None = None,
+    units: Mapping[str, str] | None = None,
+    layout: str = "auto",
+    decimal: str | None = None,
+) -> xr.Dataset:
+    r"""Open a lab file as a checked Dataset; the format is recognised by content, not by name.
+
+    Parameters
+    ----------
+    path : str or Path
+        CSV or TSV table (wide or long), or NetCDF-4/HDF5.
+    time : str, optional
+        Column of times; default: the column whose name is a word for time.
+    id : str, optional
+        Column that names the replicate.
+    values : sequence of str, optional
+        Variables to keep; default all.
+    units : mapping, optional
+        Name to units; ``"time"`` is the time axis. Wins over units in headers.
+    layout : {"auto", "wide", "long"}
+        Shape of a table.
+    decimal : str, optional
+        Decimal sign of a table; default: seen from its cells.
+
+    Returns
+    -------
+    xarray.Dataset
+        One variable per quantity with ``units``, along ``time``; NaN means missing.
+
+    Raises
+    ------
+    scidyn.errors.ArtifactError
+        If the file is missing, truncated, damaged, or refers to other files.
+    scidyn.errors.DataError
+        If its content cannot be used; row and column are named.
+
+    Examples
+    --------
+    >>> import scidyn
+    >>> from pathlib import Path
+    >>> _ = Path("dye.csv").write_text("time (h),dye (mg/L)\n0,1.0\n1,0.6\n2,0.4\n")
+    >>> scidyn.open("dye.csv").sizes["time"]
+    3
+    """
+    path = Path(path)
+    head = _head(path)
+    if sniff_netcdf(head):
+        if time is not None or id is not None or layout != "auto" or decimal is not None:
+            raise OptionError(f"{path} is NetCDF; time, id, layout and decimal are for tables.")
+        ds = read_netcdf(path)
+        for name, unit in dict(units or {}).items():
+            if name not in ds.variables:
+                raise OptionError(f"units names {name!r}; the file holds {list(ds.variables)}.")
+            ds[name].attrs["units"] = unit
+        if values is not None:
+            absent = [v for v in values if v not in ds.data_vars]
+            if absent:
+                raise OptionError(f"values names {absent[0]!r}; the file holds {list(ds.data_vars)}.")
+            ds = ds[list(values)]
+        validate(ds)
+        return ds
+    if sniff_table(head) < 0.05:
+        raise DataError(f"{path} is neither a text table nor HDF5; known formats: CSV, TSV, NetCDF-4.")
+    return read_table(path, time=time, id=id, values=values, units=units, layout=layout, decimal=decimal)
+
+
+def save(ds: xr.Dataset, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Save a Dataset so that :func:`open` gives it back; the file is complete or absent.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        A checked Dataset.
+    path : str or Path
+        ``.nc`` or ``.h5`` keeps everything; ``.csv`` or ``.tsv`` keeps values, names and units.
+    overwrite : bool
+        Replace a file that is there.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    scidyn.errors.ArtifactError
+        If the file exists and ``overwrite`` is False, or the disk refuses; nothing is changed then.
+    scidyn.errors.DataError
+        If the format cannot hold the Dataset.
+
+    Examples
+    --------
+    >>> import scidyn
+    >>> record = scidyn.datasets.load("lynx_hare")
+    >>> scidyn.open(scidyn.save(record, "pelts.nc")).identical(record)
+    True
+    """
+    path = Path(path)
+    suffix = choice("the suffix of path", path.suffix.lower(), (*_NETCDF, *_TABLES))
+    if path.exists() and not overwrite:
+        raise ArtifactError(f"{path} exists; nothing was changed. Pass overwrite=True to replace it.")
+    content = to_netcdf_bytes(ds) if suffix in _NETCDF else _table_bytes(ds, _TABLES[suffix])
+    return write_bytes(path, content)
+
+
+def _table_bytes(ds: xr.Dataset, delimiter: str) -> bytes:
+    """Wide table with units in the header; replicates get a column ``trajectory``."""
+    along = time_dim(ds)
+    names = [str(n) for n in ds.data_vars]
+    odd = [n for n in names if set(ds[n].dims) - {"trajectory", along} or along not in ds[n].dims]
+    if odd:
+        raise DataError(f"Variable {odd[0]!r} has dims {ds[odd[0]].dims}, which a table cannot hold; save as .nc.")
+
+    def header(name: str, fallback: str) -> str:
+        return join_units(name, str(ds[fallback].attrs.get("units", "")))
+
+    columns: dict[str, Any] = {}
+    many = "trajectory" in ds.dims
+    order = ("trajectory", along) if many else (along,)
+    pattern = ds[names[0]] if not many else next(ds[n] for n in names if "trajectory" in ds[n].dims)
+    pattern = pattern.transpose(*order)
+    time = ds["time"].broadcast_like(pattern).transpose(*order).values.ravel()
+    keep = time == time
+    if many:
+        labels = ds["trajectory"].broadcast_like(pattern).transpose(*order).values.ravel()
+        columns["trajectory"] = labels[keep]
+    columns[header("time", "time")] = time[keep]
+    for name in names:
+        columns[header(name, name)] = ds[name].broadcast_like(pattern).transpose(*order).values.ravel()[keep]
+    import pandas as pd
+
+    return pd.DataFrame(columns).to_csv(index=False, sep=delimiter, lineterminator="\n").encode()
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD)
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} does not exist.") from None
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error}.") from error

@@ -1,0 +1,322 @@
+"""CSV and TSV tables, wide or long, as spreadsheets and instruments write them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scidyn._check.values import choice, did_you_mean
+from scidyn.data.readers.headers import TIME_NAMES, split_units
+from scidyn.data.schema import CONVENTIONS
+from scidyn.data.validate import validate
+from scidyn.errors import DataError, OptionError, TimeGridError, UnitsError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+__all__ = ["from_table", "read_table", "sniff_table"]
+
+_DELIMITERS = ("\t", ";", ",", "|")
+_MISSING = {"", "na", "nan", "n/a", "null", "none", "-", "–", "."}
+_ENTRY = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def sniff_table(head: bytes) -> float:
+    """Probability that a file starting with ``head`` is a delimited text table."""
+    if b"\x00" in head:
+        return 0.0
+    text = head.decode("utf-8-sig", errors="replace")
+    first = text.splitlines()[0] if text.strip() else ""
+    return 0.6 if any(d in first for d in _DELIMITERS) else 0.1
+
+
+def read_table(
+    path: Path,
+    *,
+    time: str | None = None,
+    id: str | None = None,
+    values: Sequence[str] | None = None,
+    units: Mapping[str, str] | None = None,
+    layout: str = "auto",
+    decimal: str | None = None,
+) -> xr.Dataset:
+    """Read a delimited text file; hints as in :func:`scidyn.open`."""
+    import pandas as pd
+
+    text = path.read_bytes().decode("utf-8-sig", errors="strict") if _utf8(path) else path.read_text("latin-1")
+    if not text.strip():
+        raise DataError(f"{path} is empty.")
+    delimiter = _delimiter(text)
+    rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(cell.strip() for cell in row)]
+    header = [cell.strip() for cell in rows[0]]
+    if len(rows) < 2:
+        raise DataError(f"{path} has a header and no rows.")
+    ragged = next((k for k, row in enumerate(rows) if len(row) != len(header)), None)
+    if ragged is not None:
+        raise DataError(
+            f"{path}, row {ragged + 1}: {len(rows[ragged])} cells where the header has {len(header)}; "
+            "is the decimal sign also the separator?"
+        )
+    mark = decimal or _decimal(rows[1:], delimiter)
+    frame = pd.DataFrame(rows[1:], columns=header)
+    frame.attrs["source"] = str(path.name)
+    return from_table(frame, time=time, id=id, values=values, units=units, layout=layout, decimal=mark)
+
+
+def from_table(
+    df: pd.DataFrame,
+    *,
+    time: str | None = None,
+    id: str | None = None,
+    values: Sequence[str] | None = None,
+    units: Mapping[str, str] | None = None,
+    layout: str = "auto",
+    decimal: str = ".",
+) -> xr.Dataset:
+    """Make a canonical Dataset from a data frame.
+
+    Parameters
+    ----------
+    df : pandas.DataFrame
+        Wide (one column per quantity) or long (columns for time, variable and value).
+    time : str, optional
+        Column of times; default: the one column whose name is a word for time.
+    id : str, optional
+        Column that names the replicate; each value becomes one trajectory.
+    values : sequence of str, optional
+        Columns to keep; default all numeric ones.
+    units : mapping, optional
+        Name to units, ``"time"`` or the time column included; wins over units in headers.
+    layout : {"auto", "wide", "long"}
+        ``auto`` takes ``long`` if there are columns ``variable`` and ``value``.
+    decimal : str
+        Decimal sign of text cells.
+
+    Returns
+    -------
+    xarray.Dataset
+        Kind ``trajectories`` if all replicates share their times, else ``irregular``.
+
+    Raises
+    ------
+    scidyn.errors.DataError
+        A bad cell (row and column named), an unknown column, a repeated (id, time).
+    scidyn.errors.TimeGridError
+        Times that do not increase.
+    scidyn.errors.UnitsError
+        Units that are missing; all columns are listed.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from scidyn.data import from_table
+    >>> table = pd.DataFrame({"time (h)": [0, 1, 2], "dye (mg/L)": [1.0, 0.6, 0.4]})
+    >>> from_table(table)["dye"].attrs["units"]
+    'mg/L'
+    """
+    choice("layout", layout, ("auto", "wide", "long"))
+    name_of, unit_of = _headers(df)
+    table = {name_of[column]: df[column].tolist() for column in df.columns}
+    source = str(df.attrs.get("source", "table"))
+    time = _time_column(table, time)
+    if id is not None:
+        id = _known(id, table, "id")
+    long = layout == "long" or (layout == "auto" and {"variable", "value"} <= set(table))
+    if long:
+        table, more = _widen(table, time, id, decimal)
+        unit_of |= more
+    keep = [_known(v, table, "values") for v in values] if values else [c for c in table if c not in (time, id)]
+    if not keep:
+        raise DataError(f"{source} has no column of values beside {time!r}.")
+    numbers = {c: _numbers(table[c], c, decimal, source) for c in (time, *keep)}
+    stated = dict(units or {})
+    for key in stated:
+        _known(key, ["time", *table], "units")
+    found = {c: stated.get(c, unit_of.get(c, "")) for c in (time, *keep)}
+    found[time] = stated.get("time", found[time])
+    _require_units(found, time, source)
+    ds = _assemble(numbers, found, time, keep, table[id] if id is not None else None, source)
+    validate(ds)
+    return ds
+
+
+def _headers(df: pd.DataFrame) -> tuple[dict[Any, str], dict[str, str]]:
+    names: dict[Any, str] = {}
+    units: dict[str, str] = {}
+    for column in df.columns:
+        name, unit = split_units(str(column))
+        if name in names.values() or not name:
+            raise DataError(
+                f"The table has {'two columns named ' + repr(name) if name else 'a column without a name'}."
+            )
+        names[column] = name.replace("/", "_")
+        units[names[column]] = unit
+    return names, units
+
+
+def _known(name: str, columns: Any, argument: str) -> str:
+    plain = split_units(name)[0]
+    for candidate in (name, plain):
+        if candidate in columns:
+            return candidate
+    listed = ", ".join(map(repr, columns))
+    raise OptionError(f"{argument} names {name!r}; the columns are {listed}.{did_you_mean(name, columns)}")
+
+
+def _time_column(table: Mapping[str, Any], time: str | None) -> str:
+    if time is not None:
+        return _known(time, table, "time")
+    matches = [c for c in table if c.lower() in TIME_NAMES]
+    if "time" in matches or len(matches) == 1:
+        return "time" if "time" in matches else matches[0]
+    state = f"the columns {matches} could all be time" if matches else f"no column is a word for time: {list(table)}"
+    raise DataError(
+        f"Which column is time? {state[0].upper() + state[1:]}; name it with time=… (--time … in the shell)."
+    )
+
+
+def _numbers(cells: Sequence[Any], column: str, decimal: str, source: str) -> np.ndarray:
+    """Cells as float64; the first that is no number is named by row and column."""
+    out = np.empty(len(cells))
+    for k, cell in enumerate(cells):
+        if isinstance(cell, str):
+            text = cell.strip()
+            if text.lower() in _MISSING:
+                out[k] = np.nan
+                continue
+            text = text.replace(decimal, ".") if decimal != "." else text
+            if not _ENTRY.fullmatch(text) and text.lower() not in ("inf", "-inf", "+inf"):
+                raise DataError(
+                    f"{source}, column {column!r}, row {k + 2}: {cell!r} is not a number; correct the cell, leave it "
+                    f"empty if it is missing, or name the columns to read with values=[…]."
+                )
+            out[k] = float(text)
+        else:
+            out[k] = np.nan if cell is None else float(cell)
+    return out
+
+
+def _require_units(found: Mapping[str, str], time: str, source: str) -> None:
+    missing = [name for name, unit in found.items() if not unit]
+    if missing:
+        keys = ["time" if m == time else m for m in missing]
+        example = ", ".join(f"{k!r}: '…'" for k in keys)
+        raise UnitsError(
+            f"{source}: units are missing for {', '.join(map(repr, missing))}. Write them in the header, "
+            f"'{missing[0]} (unit)', or pass units={{{example}}} (--units {keys[0]}=… in the shell; 1 for none)."
+        )
+
+
+def _widen(
+    table: dict[str, list[Any]], time: str, id: str | None, decimal: str
+) -> tuple[dict[str, list[Any]], dict[str, str]]:
+    """A long table as a wide one; a column ``units`` gives the units of each variable."""
+    for column in ("variable", "value"):
+        if column not in table:
+            raise DataError(f"A long table needs the column {column!r}; this one has {list(table)}.")
+    keys = list(zip(table[id] if id else [""] * len(table[time]), map(str, table[time]), strict=True))
+    wide: dict[tuple[Any, str], dict[str, Any]] = {}
+    units: dict[str, str] = {}
+    for k, (key, heading, value) in enumerate(zip(keys, table["variable"], table["value"], strict=True)):
+        name, unit = split_units(str(heading))
+        row = wide.setdefault(key, {})
+        if name in row:
+            raise TimeGridError(
+                f"Row {k + 2} gives {name!r} at time {key[1]} a second time"
+                + (f" for {key[0]!r}." if id else "; if replicates are mixed, name their column with id=….")
+            )
+        row[name] = value
+        units[name] = str(table["units"][k]) if "units" in table else unit or units.get(name, "")
+    out: dict[str, list[Any]] = {time: [key[1] for key in wide]}
+    if id:
+        out[id] = [key[0] for key in wide]
+    for name in units:
+        out[name] = [row.get(name, "") for row in wide.values()]
+    return out, units
+
+
+def _assemble(
+    numbers: Mapping[str, np.ndarray],
+    units: Mapping[str, str],
+    time: str,
+    keep: Sequence[str],
+    ids: Sequence[Any] | None,
+    source: str,
+) -> xr.Dataset:
+    import xarray as xr
+
+    attrs = {"Conventions": CONVENTIONS, "scidyn_kind": "trajectories", "source": source}
+    time_attrs = {"units": units[time]} | ({"long_name": time} if time != "time" else {})
+    if ids is None:
+        _no_repeats(numbers[time], source, None)
+        data = {c: ("time", numbers[c], {"units": units[c]}) for c in keep}
+        return xr.Dataset(data, {"time": ("time", numbers[time], time_attrs)}, attrs)
+    labels = list(dict.fromkeys(ids))
+    rows = [np.array([k for k, one in enumerate(ids) if one == label]) for label in labels]
+    for label, row in zip(labels, rows, strict=True):
+        _no_repeats(numbers[time][row], source, label)
+    length = max(map(len, rows))
+
+    def pad(column: str) -> np.ndarray:
+        out = np.full((len(rows), length), np.nan)
+        for k, row in enumerate(rows):
+            out[k, : len(row)] = numbers[column][row]
+        return out
+
+    times = pad(time)
+    coords: dict[str, Any] = {"trajectory": ("trajectory", labels)}
+    shared = bool(np.isfinite(times).all() and (times == times[:1]).all())
+    dims = ("trajectory", "time" if shared else "obs")
+    attrs["scidyn_kind"] = "trajectories" if shared else "irregular"
+    coords["time"] = ("time", times[0], time_attrs) if shared else (dims, times, time_attrs)
+    return xr.Dataset({c: (dims, pad(c), {"units": units[c]}) for c in keep}, coords, attrs)
+
+
+def _no_repeats(times: np.ndarray, source: str, label: Any) -> None:
+    """Repeated times name both rows and the argument that usually cures them."""
+    order = np.argsort(times, kind="stable")
+    repeated = np.flatnonzero(np.diff(times[order]) == 0)
+    if repeated.size:
+        i, j = sorted((int(order[repeated[0]]), int(order[repeated[0] + 1])))
+        who = "" if label is None else f" of {label!r}"
+        raise TimeGridError(
+            f"{source}: time {times[i]:g}{who} stands in rows {i + 2} and {j + 2}; "
+            "if these are replicates, name their column with id=… (--id in the shell), else merge the rows."
+        )
+
+
+def _utf8(path: Path) -> bool:
+    try:
+        path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _delimiter(text: str) -> str:
+    """The sign that splits every line into the same number (> 1) of cells, tabs and semicolons first."""
+    lines = [line for line in text.splitlines() if line.strip()][:50]
+    for sign in _DELIMITERS:
+        counts = {len(next(csv.reader([line], delimiter=sign))) for line in lines}
+        if len(counts) == 1 and counts.pop() > 1:
+            return sign
+    return max(_DELIMITERS, key=lines[0].count)
+
+
+def _decimal(rows: Sequence[Sequence[str]], delimiter: str) -> str:
+    """Decimal comma if cells look like ``1,25`` and none looks like ``1.25``."""
+    if delimiter == ",":
+        if any(re.fullmatch(r"\s*-?\d+,\d+([eE][+-]?\d+)?\s*", cell) for row in rows for cell in row):
+            return ","
+        return "."
+    cells = [cell.strip() for row in rows[:200] for cell in row]
+    comma = any(re.fullmatch(r"-?\d+,\d+([eE][+-]?\d+)?", cell) for cell in cells)
+    point = any(re.fullmatch(r"-?\d+\.\d+([eE][+-]?\d+)?", cell) for cell in cells)
+    return "," if comma and not point else "."
