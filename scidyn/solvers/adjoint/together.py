@@ -14,7 +14,7 @@ __all__ = ["Coupled", "sweep_together", "worthwhile"]
 
 WIDEST_STATE = 8
 ROWS = 4096
-WIDEST_BATCH = 512
+WIDEST_PRODUCT = 512
 
 
 class Coupled(Exception):
@@ -24,7 +24,9 @@ class Coupled(Exception):
 def worthwhile(problem: Problem, steps: Steps) -> bool:
     """True if Jacobians of single samples are small enough and launches of small kernels dominate."""
     _, batch, width = steps.states.shape
-    return width <= WIDEST_STATE and batch <= WIDEST_BATCH and not steps.states.is_complex()
+    # D + 1 products with every step's Jacobian: beyond this they cost more than one launch per step saves
+    small = width <= WIDEST_STATE and batch * (width + 1) <= WIDEST_PRODUCT
+    return small and not problem.method.implicit and not steps.states.is_complex()
 
 
 def sweep_together(problem: Problem, steps: Steps, outer: Cotangents, params: Sequence[Tensor]) -> list[Tensor | None]:
