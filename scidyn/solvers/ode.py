@@ -167,7 +167,7 @@ def solve_ode(
     if backend == "torchdiffeq":
         if dense:
             raise OptionError(
-                "backend='torchdiffeq' keeps no polynomials; leave out dense=True or use backend='native'."
+                "backend='torchdiffeq' keeps no polynomials; leave out dense=True."
             )
         from scidyn.solvers.backends.torchdiffeq import solve
 
