@@ -14,7 +14,7 @@ from scidyn._check.values import choice, integer, number
 from scidyn.errors import OptionError, ShapeError, SolverWarning, TimeGridError
 from scidyn.solvers.controller import Tolerance
 from scidyn.solvers.field import Field
-from scidyn.solvers.tableaus import METHODS, Tableau
+from scidyn.solvers.methods import METHODS, Method
 
 __all__ = ["Problem", "prepare"]
 
@@ -37,8 +37,8 @@ class Problem(NamedTuple):
     ----------
     field : Field
         Vector field on rows, in increasing time.
-    tableau : Tableau
-        Coefficients of the method.
+    method : Method
+        The one-step method.
     y0 : Tensor, shape (batch, D)
         Initial rows, still attached to the caller's graph.
     times : Tensor, shape (1, T) or (batch, T)
@@ -58,7 +58,7 @@ class Problem(NamedTuple):
     """
 
     field: Field
-    tableau: Tableau
+    method: Method
     y0: Tensor
     times: Tensor
     user_times: Tensor
@@ -97,8 +97,8 @@ def prepare(
     """Check everything and bring it into the solver's coordinates."""
     if not callable(f):
         raise OptionError(f"f must be a callable f(t, y) or f(t, y, args); got {type(f).__name__}.")
-    tableau = METHODS[choice("method", method, METHODS)]
-    mode = _stepping(stepping, tableau)
+    stepper = METHODS[choice("method", method, METHODS)]
+    mode = _stepping(stepping, stepper)
     state = _initial_state(y0)
     user_times = _times(t, y0, mode)
     batch = 1 if y0.ndim <= 1 else y0.shape[0]
@@ -113,7 +113,7 @@ def prepare(
     field = Field(f, args, y0.shape, sign, mode == "per_sample")
     return Problem(
         field=field,
-        tableau=tableau,
+        method=stepper,
         y0=y0.reshape(batch, -1),
         times=times,
         user_times=user_times,
@@ -126,14 +126,14 @@ def prepare(
     )
 
 
-def _stepping(stepping: str | None, tableau: Tableau) -> str:
+def _stepping(stepping: str | None, method: Method) -> str:
     """Choose the stepping: adaptive methods share steps by default, the others take fixed ones."""
     if stepping is None:
-        return "fixed" if tableau.error is None else "shared"
+        return "shared" if method.adaptive else "fixed"
     choice("stepping", stepping, STEPPING)
-    if stepping != "fixed" and tableau.error is None:
+    if stepping != "fixed" and not method.adaptive:
         raise OptionError(
-            f"method {tableau.name!r} has no error estimate and cannot use stepping={stepping!r}: "
+            f"method {method.name!r} has no error estimate and cannot use stepping={stepping!r}: "
             "pass stepping='fixed' with dt0, or method='tsit5'."
         )
     return stepping

@@ -15,14 +15,14 @@ from scidyn.solvers.arguments import Problem
 from scidyn.solvers.controller import Tolerance, error_ratio, first_step, resize
 from scidyn.solvers.dense import Records, evaluate, locate
 from scidyn.solvers.diagnosis import diagnose
-from scidyn.solvers.methods.explicit_rk import Rate, advance, step
+from scidyn.solvers.methods.stepper import Method, Rate
 from scidyn.solvers.status import Status
-from scidyn.solvers.tableaus import Tableau
 
 __all__ = ["Attempt", "LoopState", "Trace", "attempt", "fixed_grid", "integrate", "integrate_fixed"]
 
 CHUNK = 32
 SMALLEST_PREVIOUS_RATIO = 1e-4
+UNSOLVED = 0.25
 
 
 class LoopState(NamedTuple):
@@ -32,8 +32,10 @@ class LoopState(NamedTuple):
     ----------
     t, h : Tensor
         Time reached and step to try next.
-    y, k1 : Tensor, shape (batch, D)
-        State and its rate.
+    y : Tensor, shape (batch, D)
+        State.
+    carry : tuple of Tensor
+        What the method's next step starts from.
     previous : Tensor
         Error ratio of the last accepted step.
     status : Tensor of int8
@@ -45,7 +47,7 @@ class LoopState(NamedTuple):
     t: Tensor
     h: Tensor
     y: Tensor
-    k1: Tensor
+    carry: tuple[Tensor, ...]
     previous: Tensor
     status: Tensor
     accepted: Tensor
@@ -94,7 +96,7 @@ class Trace(NamedTuple):
 
 
 def attempt(
-    rate: Rate, tableau: Tableau, fixed: Attempt, state: LoopState
+    rate: Rate, method: Method, fixed: Attempt, state: LoopState
 ) -> tuple[LoopState, Tensor, tuple[Tensor, ...]]:
     """Try one step for every running sample; return the new state, the sizes accepted, the polynomial.
 
@@ -106,12 +108,16 @@ def attempt(
     last = state.h >= remaining - slack
     h = torch.where(running, torch.where(last, remaining, state.h), torch.zeros_like(state.h))
 
-    y1, k_last, err, coef = step(rate, tableau, state.t, h, state.y, state.k1)
-    if err is None:
-        raise OptionError(f"method {tableau.name!r} has no error estimate: use stepping='fixed'.")
-    ratio = error_ratio(fixed.tolerance, state.y, y1, err)
+    taken = method.step(rate, state.t, h, state.y, state.carry, fixed.tolerance)
+    y1 = taken.y1
+    if taken.err is None:
+        raise OptionError(f"method {method.name!r} has no error estimate: use stepping='fixed'.")
+    ratio = error_ratio(fixed.tolerance, state.y, y1, taken.err)
     accept = running & (ratio <= 1.0)
-    factor = resize(ratio, state.previous, accept, tableau.error_order)
+    factor = resize(ratio, state.previous, accept, method.error_order)
+    if taken.failed is not None:
+        failed = _agree(taken.failed, ratio)
+        accept, factor = accept & ~failed, torch.where(failed, UNSOLVED, factor)
     proposal = torch.minimum(h * factor.to(h.dtype), fixed.dt_max)
 
     row = accept.unsqueeze(-1)
@@ -129,13 +135,26 @@ def attempt(
         t=torch.where(accept, torch.where(last, fixed.end, state.t + h), state.t),
         h=torch.where(running, proposal, state.h),
         y=torch.where(row, y1, state.y),
-        k1=torch.where(row, k_last, state.k1),
+        carry=tuple(
+            torch.where(_aligned(accept, new), new, old)
+            for new, old in zip(taken.carry, taken.retry or state.carry, strict=True)
+        ),
         previous=torch.where(accept, ratio.clamp_min(SMALLEST_PREVIOUS_RATIO), state.previous),
         status=status,
         accepted=accepted,
         rejected=rejected,
     )
-    return following, torch.where(accept, h, torch.zeros_like(h)), coef
+    return following, torch.where(accept, h, torch.zeros_like(h)), taken.coef
+
+
+def _agree(flag: Tensor, like: Tensor) -> Tensor:
+    """Reduce a flag per sample to the shape that all samples may share."""
+    return flag if flag.shape == like.shape else flag.any().reshape(1).expand(like.shape)
+
+
+def _aligned(flag: Tensor, value: Tensor) -> Tensor:
+    """Give a flag of shape (1,) or (batch,) the trailing axes of ``value``."""
+    return flag.reshape(-1, *[1] * (value.ndim - 1))
 
 
 @torch.no_grad()
@@ -150,7 +169,7 @@ def integrate(
 ) -> Trace:
     """Solve with adaptive steps from ``k1``, the rate at the start; nothing is recorded for autograd."""
     state, fixed = _begin(problem, k1)
-    try_step = try_step or (lambda s, a: attempt(problem.field, problem.tableau, a, s))
+    try_step = try_step or (lambda s, a: attempt(problem.field, problem.method, a, s))
     output = torch.full(
         (*problem.y0.shape[:1], problem.times.shape[1], problem.y0.shape[1]),
         torch.nan,
@@ -185,8 +204,8 @@ def integrate(
             chunks.append(chunk)
         if progress is not None:
             progress(_fraction(problem, state.t))
-    stages = problem.tableau.stages - 1
-    return _trace(problem, output, chunks, state, last_size, 2 + stages * attempts, 1 + attempts, keep_coef)
+    each = problem.method.evaluations
+    return _trace(problem, output, chunks, state, last_size, 2 + each * attempts, 1 + attempts, keep_coef)
 
 
 def _begin(problem: Problem, k1: Tensor) -> tuple[LoopState, Attempt]:
@@ -197,7 +216,7 @@ def _begin(problem: Problem, k1: Tensor) -> tuple[LoopState, Attempt]:
     span = end - t
     dt_max = torch.full_like(t, torch.inf if problem.dt_max is None else problem.dt_max)
     if problem.dt0 is None:
-        h = first_step(problem.field, problem.tolerance, problem.tableau.error_order, t, y, k1, span)
+        h = first_step(problem.field, problem.tolerance, problem.method.error_order, t, y, k1, span)
     else:
         h = torch.full_like(t, problem.dt0)
     h = torch.minimum(h.to(t.dtype), dt_max)
@@ -209,7 +228,8 @@ def _begin(problem: Problem, k1: Tensor) -> tuple[LoopState, Attempt]:
     count = torch.zeros(t.shape, dtype=torch.int32, device=t.device)
     previous = torch.ones(t.shape, dtype=y.real.dtype, device=t.device)
     limit = torch.full((), problem.max_steps, dtype=torch.int32, device=t.device)
-    state = LoopState(t, h, y, k1, previous, status, count, count)
+    carry = problem.method.begin(problem.field, t, y, k1)
+    state = LoopState(t, h, y, carry, previous, status, count, count)
     return state, Attempt(problem.tolerance, end, dt_max, limit)
 
 
@@ -296,16 +316,18 @@ def integrate_fixed(
     reached, columns = nodes[0].expand(batch).clone(), torch.searchsorted(problem.times[0], nodes, right=True)
     first = torch.searchsorted(problem.times[0], nodes)
     bounds = torch.stack([first, columns]).T.tolist()
+    carry = problem.method.begin(problem.field, t, y, k1)
     steps, sizes, states, coefs = torch.zeros_like(alive, dtype=torch.int32), [], [], []
     for n in range(count):
         t, h = nodes[n : n + 1], nodes[n + 1] - nodes[n]
         size = torch.where(alive, h, torch.zeros_like(h))
+        taken = problem.method.step(problem.field, t, size, y, carry, problem.tolerance)
+        y1, carry = taken.y1, taken.carry
         if keep_coef:
-            y1, k1, _, coef = step(problem.field, problem.tableau, t, size, y, k1)
-            coefs.append(torch.stack(coef))
-        else:
-            y1 = advance(problem.field, problem.tableau, t, size, y)
+            coefs.append(torch.stack(taken.coef))
         alive = alive & torch.isfinite(y1).all(dim=-1)
+        if taken.failed is not None:
+            alive = alive & ~taken.failed
         if keep_states or keep_coef:
             states.append(y)
         sizes.append(torch.where(alive, h, torch.zeros_like(h)))
@@ -318,7 +340,7 @@ def integrate_fixed(
             progress((n + 1) / count)
     status = torch.where(alive, Status.SUCCESS.value, Status.NON_FINITE_STATE.value).to(torch.int8)
     size = torch.stack(sizes) if sizes else nodes.new_zeros((0, batch))
-    final = LoopState(reached, nodes.new_zeros(batch), y, k1, y.real.new_ones(batch), status, steps, 0 * steps)
+    final = LoopState(reached, nodes.new_zeros(batch), y, carry, y.real.new_ones(batch), status, steps, 0 * steps)
     return Trace(
         output,
         nodes.unsqueeze(1).expand(-1, batch),
@@ -327,6 +349,6 @@ def integrate_fixed(
         torch.stack(coefs) if coefs else None,
         final._replace(status=diagnose(problem, final, size[-1] if count else nodes.new_zeros(batch))),
         size[-1] if count else nodes.new_zeros(batch),
-        1 + count * (problem.tableau.stages - (0 if keep_coef else 1)),
+        1 + count * problem.method.evaluations,
         1,
     )

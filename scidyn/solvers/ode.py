@@ -79,7 +79,7 @@ def _differentiable(problem: Problem, trace: Trace) -> Tensor:
     """Replay the solve under autograd; times not reached hold NaN without a gradient."""
     y = replay(
         problem.field,
-        problem.tableau,
+        problem.method,
         problem.y0,
         trace.times,
         trace.size,
