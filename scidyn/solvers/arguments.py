@@ -86,7 +86,7 @@ def prepare(
     t: Any,
     *,
     args: Any,
-    method: str,
+    method: str | Method,
     rtol: Any,
     atol: Any,
     dt0: Any,
@@ -97,7 +97,7 @@ def prepare(
     """Check everything and bring it into the solver's coordinates."""
     if not callable(f):
         raise OptionError(f"f must be a callable f(t, y) or f(t, y, args); got {type(f).__name__}.")
-    stepper = METHODS[choice("method", method, METHODS)]
+    stepper = METHODS[choice("method", method, METHODS)] if isinstance(method, str) else method
     mode = _stepping(stepping, stepper)
     state = _initial_state(y0)
     user_times = _times(t, y0, mode)
