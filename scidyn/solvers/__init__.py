@@ -10,6 +10,7 @@ from scidyn.solvers.cde import (
     RectilinearPath,
     with_time,
 )
+from scidyn.solvers.controller import Controller
 from scidyn.solvers.ctmc import (
     JumpSolution,
     JumpStatus,
@@ -29,6 +30,7 @@ from scidyn.solvers.status import Status
 
 __all__ = [
     "ControlPath",
+    "Controller",
     "HermiteCubicPath",
     "JumpSolution",
     "JumpStatus",

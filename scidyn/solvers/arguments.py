@@ -12,7 +12,7 @@ from torch import Tensor
 from scidyn._check.tensors import finite, floating
 from scidyn._check.values import choice, integer, number
 from scidyn.errors import OptionError, ShapeError, SolverWarning, TimeGridError
-from scidyn.solvers.controller import Tolerance
+from scidyn.solvers.controller import Controller, Tolerance, choose_controller
 from scidyn.solvers.field import Field
 from scidyn.solvers.methods import METHODS, Method
 
@@ -21,6 +21,7 @@ __all__ = ["Problem", "prepare"]
 STEPPING = ("shared", "per_sample", "fixed")
 ADJOINT = ("discrete", "direct", None)
 BACKEND = ("native", "torchdiffeq")
+NORM = ("max", "rms")
 ON_FAILURE = ("raise", "warn", "return")
 DEFAULTS = {
     torch.float32: (1e-4, 1e-6),
@@ -51,8 +52,10 @@ class Problem(NamedTuple):
         Allowed local error.
     stepping : str
         "shared", "per_sample" or "fixed".
-    dt0, dt_max : float or None
-        First and largest step.
+    controller : Controller
+        How the step adapts.
+    dt0, dt_min, dt_max : float or None
+        First, smallest and largest step.
     max_steps : int
         Largest number of attempted steps per sample.
     """
@@ -65,7 +68,9 @@ class Problem(NamedTuple):
     state: tuple[int, ...]
     tolerance: Tolerance
     stepping: str
+    controller: Controller
     dt0: float | None
+    dt_min: float | None
     dt_max: float | None
     max_steps: int
 
@@ -89,16 +94,21 @@ def prepare(
     method: str | Method,
     rtol: Any,
     atol: Any,
-    dt0: Any,
-    dt_max: Any,
-    max_steps: Any,
-    stepping: str | None,
+    dt0: Any = None,
+    dt_min: Any = None,
+    dt_max: Any = None,
+    max_steps: Any = 4096,
+    stepping: str | None = None,
+    controller: Controller | str | None = None,
+    norm: str = "max",
 ) -> Problem:
     """Check everything and bring it into the solver's coordinates."""
     if not callable(f):
         raise OptionError(f"f must be a callable f(t, y) or f(t, y, args); got {type(f).__name__}.")
     stepper = METHODS[choice("method", method, METHODS)] if isinstance(method, str) else method
     mode = _stepping(stepping, stepper)
+    if choice("norm", norm, NORM) == "rms" and mode == "per_sample":
+        raise OptionError("norm='rms' joins all samples and needs stepping='shared'; each sample has its own here.")
     state = _initial_state(y0)
     user_times = _times(t, y0, mode)
     batch = 1 if y0.ndim <= 1 else y0.shape[0]
@@ -118,9 +128,11 @@ def prepare(
         times=times,
         user_times=user_times,
         state=tuple(state),
-        tolerance=_tolerance(rtol, atol, y0, state, mode != "per_sample"),
+        tolerance=_tolerance(rtol, atol, y0, state, mode != "per_sample")._replace(worst=norm == "max"),
         stepping=mode,
+        controller=choose_controller(controller),
         dt0=None if dt0 is None else number("dt0", dt0, above=0),
+        dt_min=None if dt_min is None else number("dt_min", dt_min, above=0),
         dt_max=None if dt_max is None else number("dt_max", dt_max, above=0),
         max_steps=integer("max_steps", max_steps, at_least=1),
     )

@@ -8,11 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scidyn.solvers.adjoint.capture import captured
 from scidyn.solvers.adjoint.direct import replay
+from scidyn.solvers.adjoint.discrete import attach
+from scidyn.solvers.adjoint.times import move_with_time
 from scidyn.solvers.arguments import Problem, check_choices, prepare
+from scidyn.solvers.controller import Controller
 from scidyn.solvers.dense import Records, evaluate, locate
 from scidyn.solvers.failure import report
-from scidyn.solvers.loop import Trace, integrate, integrate_fixed
+from scidyn.solvers.fixed_steps import integrate_fixed
+from scidyn.solvers.loop import Trace, integrate
 from scidyn.solvers.solution import Solution, Stats
 from scidyn.solvers.status import Status
 
@@ -28,11 +33,14 @@ def solve_ode(
     method: str = "tsit5",
     rtol: float | None = None,
     atol: float | Tensor | None = None,
+    controller: Controller | str | None = None,
+    norm: str = "max",
     dt0: float | None = None,
+    dt_min: float | None = None,
     dt_max: float | None = None,
     max_steps: int = 4096,
     stepping: str | None = None,
-    adjoint: str | None = "direct",
+    adjoint: str | None = "discrete",
     backend: str = "native",
     dense: bool = False,
     params: Sequence[Tensor] | None = None,
@@ -60,34 +68,50 @@ def solve_ode(
         method=method,
         rtol=rtol,
         atol=atol,
+        controller=controller,
+        norm=norm,
         dt0=dt0,
+        dt_min=dt_min,
         dt_max=dt_max,
         max_steps=max_steps,
         stepping=stepping,
     )
     with torch.no_grad():
         k1 = problem.field.probe(problem.start, problem.y0.detach())
-    solver = integrate_fixed if problem.stepping == "fixed" else integrate
-    trace = solver(problem, k1, keep_states=False, keep_coef=dense, progress=progress)
-    y = trace.y
-    if adjoint is not None and torch.is_grad_enabled():
-        y = _differentiable(problem, trace)
+    inputs = _inputs(problem, params) if adjoint is not None and torch.is_grad_enabled() else None
+    keep = inputs is not None and adjoint == "discrete"
+    if problem.stepping == "fixed":
+        trace = integrate_fixed(problem, k1, keep_states=keep, keep_coef=dense, progress=progress)
+    else:
+        trace = integrate(problem, k1, keep_states=keep, keep_coef=dense, progress=progress)
+    y = trace.y if inputs is None else _differentiable(problem, trace, inputs, adjoint)
     return report(make_solution(problem, trace, y), trace.last_size, on_failure)
 
 
-def _differentiable(problem: Problem, trace: Trace) -> Tensor:
-    """Replay the solve under autograd; times not reached hold NaN without a gradient."""
-    y = replay(
-        problem.field,
-        problem.method,
-        problem.y0,
-        trace.times,
-        trace.size,
-        problem.times,
-        problem.stepping == "fixed",
-    )
-    missing = torch.isnan(trace.y.detach()) & torch.isnan(trace.y.detach()).all(dim=-1, keepdim=True)
-    return y.masked_fill(missing, torch.nan)
+def _inputs(problem: Problem, params: Sequence[Tensor] | None) -> tuple[Tensor, ...] | None:
+    """Tensors that the field depends on, or None if nothing needs a gradient."""
+    found = captured(problem.field, problem.start, problem.y0, params)
+    needed = bool(found) or problem.y0.requires_grad or problem.times.requires_grad
+    return found if needed else None
+
+
+def _differentiable(problem: Problem, trace: Trace, inputs: Sequence[Tensor], adjoint: str | None) -> Tensor:
+    """Attach the gradient to the solution; times not reached hold NaN without one."""
+
+    def rates(t: Tensor, y: Tensor) -> Tensor:
+        known = t.nan_to_num(nan=0.0)
+        return torch.stack([problem.field(known[:, j], y[:, j]) for j in range(y.shape[1])], dim=1)
+
+    y0, times = problem.y0, problem.times
+    if times.requires_grad:
+        y0 = move_with_time(rates, -1.0, y0.unsqueeze(1), times[:, :1]).squeeze(1)
+    if adjoint == "discrete":
+        y = attach(problem, trace, y0, inputs)
+    else:
+        grid, fixed = (trace.times, trace.size), problem.stepping == "fixed"
+        y = replay(problem.field, problem.method, y0, *grid, times.detach(), fixed)
+        y = y.masked_fill(torch.isnan(trace.y).all(dim=-1, keepdim=True), torch.nan)
+    return move_with_time(rates, 1.0, y, times) if times.requires_grad else y
 
 
 def make_solution(problem: Problem, trace: Trace, y: Tensor) -> Solution:

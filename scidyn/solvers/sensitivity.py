@@ -14,7 +14,8 @@ from scidyn.solvers.arguments import Problem, check_choices, prepare
 from scidyn.solvers.dense import Records, evaluate, locate
 from scidyn.solvers.failure import report
 from scidyn.solvers.field import Field
-from scidyn.solvers.loop import Trace, integrate, integrate_fixed
+from scidyn.solvers.fixed_steps import integrate_fixed
+from scidyn.solvers.loop import Trace, integrate
 from scidyn.solvers.ode import make_solution
 from scidyn.solvers.solution import Solution
 
