@@ -11,7 +11,7 @@ from torch import Tensor
 from scidyn.solvers.linear.jacobian import TimeAndState
 from scidyn.solvers.linear.linearisation import Factored, Linearisation
 
-__all__ = ["NewtonSettings", "Stage", "StageSolution", "attach_stage", "solve_stage"]
+__all__ = ["NewtonSettings", "Stage", "StageSolution", "attach_stage", "reads_are_cheap", "solve_stage"]
 
 Rate = Callable[[Tensor, Tensor], Tensor]
 LEAST_FACTOR = 0.02
@@ -28,7 +28,7 @@ class NewtonSettings(NamedTuple):
         The remaining error may be this part of the error allowed for the step.
     """
 
-    iterations: int = 7
+    iterations: int = 10
     fraction: float = 1e-2
 
 
@@ -55,6 +55,11 @@ class Stage(NamedTuple):
     def residual(self, rate: Rate, u: Tensor) -> Tensor:
         """Give ``h f(t, base + gamma u) - u``."""
         return self.h * rate(self.t, torch.add(self.base, u, alpha=self.gamma)) - u
+
+
+def reads_are_cheap(value: Tensor) -> bool:
+    """True on a CPU, outside of a compiled step: there a loop may end as soon as its samples are done."""
+    return value.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 class StageSolution(NamedTuple):
@@ -86,7 +91,7 @@ def solve_stage(
     E. Hairer, G. Wanner, Solving Ordinary Differential Equations II, section IV.8.
     """
     u = guess
-    on_host = u.device.type == "cpu" and not torch.compiler.is_compiling()
+    on_host = reads_are_cheap(u)
     allowed = settings.fraction
     active = torch.ones(u.shape[0], dtype=torch.bool, device=u.device)
     converged = ~active
@@ -141,12 +146,16 @@ def attach_stage(
 
 
 class SecondOrderOnly(torch.autograd.Function):
-    """The identity, whose cotangent is known to vanish: it is passed on only where a graph is built."""
+    """The identity, whose first cotangent is known to vanish: it is dropped unless a graph of it is built."""
 
     @staticmethod
     def forward(ctx: Any, u: Tensor) -> Tensor:
+        """Pass the value on."""
+        ctx.differentiated_twice = False
         return u.view_as(u)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor | None:
-        return grad if torch.is_grad_enabled() else None
+        """Pass the cotangent on from the first backward pass on that builds a graph."""
+        ctx.differentiated_twice = ctx.differentiated_twice or torch.is_grad_enabled()
+        return grad if ctx.differentiated_twice else None

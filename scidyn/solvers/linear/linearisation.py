@@ -89,7 +89,7 @@ class _DensePoint:
     def __init__(self, jacobian: Tensor, time_slope: Tensor | None) -> None:
         self.jacobian = jacobian
         self.time_slope = time_slope
-        self.tensors = (jacobian,)
+        self.tensors: tuple[Tensor, ...] = (jacobian,)
 
     def factored(self, shift: Tensor) -> DenseMatrix:
         scaled = self.jacobian * (-shift.to(self.jacobian.dtype)).reshape(-1, 1, 1)
@@ -133,7 +133,7 @@ class _BandedPoint:
     def __init__(self, bands: Tensor, lower: int, upper: int, time_slope: Tensor | None) -> None:
         self.bands, self.lower, self.upper = bands, lower, upper
         self.time_slope = time_slope
-        self.tensors = (bands,)
+        self.tensors: tuple[Tensor, ...] = (bands,)
 
     def factored(self, shift: Tensor) -> BandedMatrix:
         scaled = self.bands * (-shift.to(self.bands.dtype)).reshape(-1, 1, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,12 +14,23 @@ from scidyn.solvers.linear.choice import LinearAlgebra
 from scidyn.solvers.linear.jacobian import TimeAndState
 from scidyn.solvers.linear.linearisation import Point
 from scidyn.solvers.methods.stepper import Rate, Step
-from scidyn.solvers.newton import NewtonSettings, Stage, attach_stage, solve_stage
+from scidyn.solvers.newton import NewtonSettings, Stage, attach_stage, reads_are_cheap, solve_stage
 from scidyn.solvers.stiff_tableaus import EsdirkTableau
 
 __all__ = ["ESDIRK", "combine", "fallback_scale", "hermite"]
 
 SLOW = 0.2
+
+
+class _Tried(NamedTuple):
+    """Solved stages: increments, end state, where the solution failed, contraction and matrices."""
+
+    stages: list[Tensor]
+    y1: Tensor
+    failed: Tensor
+    factor: Tensor
+    slowest: Tensor
+    point: Point
 
 
 @dataclass(frozen=True)
@@ -40,7 +52,7 @@ class ESDIRK:
 
     tableau: EsdirkTableau
     algebra: LinearAlgebra = field(default_factory=LinearAlgebra)
-    newton: NewtonSettings = NewtonSettings()
+    newton: NewtonSettings = field(default_factory=NewtonSettings)
 
     @property
     def name(self) -> str:
@@ -92,28 +104,20 @@ class ESDIRK:
     ) -> Step:
         """Take one step; a sample whose stages were not solved is marked as failed."""
         k1, stale, factor, *kept = carry
-        scale = tolerance.scale(y.abs())
-        point = self._linearise(rate, TimeAndState(t, h, y, k1, scale), stale, tuple(kept))
-        tableau, column = self.tableau, h.to(y.dtype).unsqueeze(-1)
-        matrix = point.factored(h * tableau.gamma)
-        solved = ~matrix.singular
-        stages, state, slowest = [column * k1], y, torch.zeros_like(factor)
-        for node, row, guess in zip(tableau.c[1:], tableau.a[1:], tableau.predictor[1:], strict=True):
-            stage = Stage(t + node * h, column, y + combine(row, stages), tableau.gamma)
-            found = solve_stage(rate, stage, matrix, combine(guess, stages), scale, factor, self.newton)
-            slowest = torch.maximum(slowest, found.factor)
-            factor, solved = found.factor, solved & found.converged
-            stages.append(found.u)
-            state = torch.add(stage.base, found.u, alpha=tableau.gamma)
+        where = TimeAndState(t, h, y, k1, tolerance.scale(y.abs()))
+        tried = self._try(rate, where, stale, factor, tuple(kept))
+        if reads_are_cheap(y) and bool((tried.failed & ~stale).any()):
+            tried = self._try(rate, where, stale | tried.failed, factor, tuple(kept))
+        column = h.to(y.dtype).unsqueeze(-1)
         moved = column > 0
         divisor = torch.where(moved, column, torch.ones_like(column))
-        k_last = torch.where(moved, stages[-1] / divisor, k1)
-        failed = ~(solved & ~matrix.singular)
-        factor = torch.where(failed, torch.ones_like(factor), factor.clamp_max(1.0))
-        following = (k_last, slowest > SLOW, factor, *point.tensors)
-        retry = (k1, stale | failed, torch.ones_like(factor), *point.tensors)
-        coef = self._polynomial(stages, divisor)
-        return Step(state, following, combine(tableau.error, stages), coef, failed, retry)
+        k_last = torch.where(moved, tried.stages[-1] / divisor, k1)
+        fresh = torch.ones_like(factor)
+        factor = torch.where(tried.failed, fresh, tried.factor.clamp_max(1.0))
+        following = (k_last, tried.slowest > SLOW, factor, *tried.point.tensors)
+        retry = (k1, tried.failed, fresh, *tried.point.tensors)
+        coef = self._polynomial(tried.stages, divisor)
+        return Step(tried.y1, following, combine(self.tableau.error, tried.stages), coef, tried.failed, retry)
 
     def replay(self, rate: Rate, t: Tensor, h: Tensor, y: Tensor, *, dense: bool = True) -> Step:
         """Take the same step, differentiable by the implicit function theorem at each stage."""
@@ -133,15 +137,33 @@ class ESDIRK:
         coef = self._polynomial(stages, divisor) if dense else ()
         return Step(state, (), combine(tableau.error, stages), coef)
 
+    def _try(self, rate: Rate, where: TimeAndState, stale: Tensor, factor: Tensor, kept: tuple[Tensor, ...]) -> _Tried:
+        """Solve the stages one after the other, with new Jacobians for the samples where ``stale``."""
+        t, h, y, k1, scale = where
+        tableau, column = self.tableau, h.to(y.dtype).unsqueeze(-1)
+        point = self._linearise(rate, where, stale, kept)
+        matrix = point.factored(h * tableau.gamma)
+        solved, slowest = torch.ones_like(stale), torch.zeros_like(factor)
+        stages, state = [column * k1], y
+        for node, row, guess in zip(tableau.c[1:], tableau.a[1:], tableau.predictor[1:], strict=True):
+            stage = Stage(t + node * h, column, y + combine(row, stages), tableau.gamma)
+            found = solve_stage(rate, stage, matrix, combine(guess, stages), scale, factor, self.newton)
+            slowest = torch.maximum(slowest, found.factor)
+            factor, solved = found.factor, solved & found.converged
+            stages.append(found.u)
+            state = torch.add(stage.base, found.u, alpha=tableau.gamma)
+        return _Tried(stages, state, ~solved | matrix.singular, factor, slowest, point)
+
     def _linearise(self, rate: Rate, where: TimeAndState, stale: Tensor, kept: tuple[Tensor, ...]) -> Point:
-        """Renew the Jacobian of the samples that need it; on a CPU nothing is done if none does."""
-        linearisation, device = self.algebra.linearisation, where.y.device.type
-        if kept and device == "cpu" and not torch.compiler.is_compiling() and not bool(stale.any()):
+        """Renew the Jacobian of the samples that need it; where reads are dear, of all samples."""
+        linearisation = self.algebra.linearisation
+        cheap = reads_are_cheap(where.y)
+        if kept and cheap and not bool(stale.any()):
             return linearisation.restore(kept, rate, where)
         # the carried rate is the slope of the last stage, which differs from f by the error of the iteration
         where = where._replace(k1=rate(where.t, where.y))
         point = linearisation.at(rate, where, exact=False, time=False)
-        if not kept:
+        if not kept or not cheap:
             return point
         merged = tuple(
             torch.where(stale.reshape(-1, *[1] * (new.ndim - 1)), new, old)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 
@@ -42,9 +43,10 @@ class _Linearised:
         """True: linear systems are solved in each stage."""
         return True
 
-    def _linearise(self, rate: Rate, where: TimeAndState, exact: bool) -> Point:
+    def _linearise(self, rate: Rate, where: TimeAndState, exact: bool) -> tuple[Point, Tensor]:
         exact = exact or where.y.dtype == torch.float32
-        return self.algebra.linearisation.at(rate, where, exact=exact, time=True)
+        point = self.algebra.linearisation.at(rate, where, exact=exact, time=True)
+        return point, torch.zeros_like(where.y) if point.time_slope is None else point.time_slope
 
 
 @dataclass(frozen=True)
@@ -86,19 +88,19 @@ class Rosenbrock23(_Linearised):
     ) -> Step:
         """Take one step of size ``h`` from ``(t, y)``."""
         where = TimeAndState(t, h, y, carry[0], tolerance.scale(y.abs()))
-        return self._advance(rate, where, self._linearise(rate, where, exact=False))
+        return self._advance(rate, where, *self._linearise(rate, where, exact=False))
 
     def replay(self, rate: Rate, t: Tensor, h: Tensor, y: Tensor, *, dense: bool = True) -> Step:
         """Take the same step; autograd differentiates through the Jacobian."""
         where = TimeAndState(t, h, y, rate(t, y), fallback_scale(y.detach()))
-        return self._advance(rate, where, self._linearise(rate, where, exact=True))
+        return self._advance(rate, where, *self._linearise(rate, where, exact=True))
 
-    def _advance(self, rate: Rate, where: TimeAndState, point: Point) -> Step:
+    def _advance(self, rate: Rate, where: TimeAndState, point: Point, slope: Tensor) -> Step:
         t, y, k1 = where.t, where.y, where.k1
         d, e = 1.0 / (2.0 + math.sqrt(2.0)), 6.0 + math.sqrt(2.0)
         h = where.h.to(y.dtype).unsqueeze(-1)
         matrix = point.factored(where.h * d)
-        drift = h * d * point.time_slope
+        drift = h * d * slope
         first = matrix.solve(k1 + drift)
         middle = rate(t + 0.5 * where.h, y + 0.5 * h * first)
         second = matrix.solve(middle - first) + first
@@ -106,8 +108,8 @@ class Rosenbrock23(_Linearised):
         k_last = rate(t + where.h, y1)
         third = matrix.solve(k_last - e * (second - middle) - 2.0 * (first - k1) + drift)
         err = h / 6.0 * (first - 2.0 * second + third)
-        slope = (first - 2.0 * d * second) / (1.0 - 2.0 * d)
-        return Step(y1, (k_last,), err, (slope, second - slope), matrix.singular)
+        start = (first - 2.0 * d * second) / (1.0 - 2.0 * d)
+        return Step(y1, (k_last,), err, (start, second - start), matrix.singular)
 
 
 @dataclass(frozen=True)
@@ -157,17 +159,17 @@ class Rodas(_Linearised):
     ) -> Step:
         """Take one step of size ``h`` from ``(t, y)``."""
         where = TimeAndState(t, h, y, rate(t, y), tolerance.scale(y.abs()))
-        return self._advance(rate, where, self._linearise(rate, where, exact=False))
+        return self._advance(rate, where, *self._linearise(rate, where, exact=False))
 
     def replay(self, rate: Rate, t: Tensor, h: Tensor, y: Tensor, *, dense: bool = True) -> Step:
         """Take the same step; autograd differentiates through the Jacobian."""
         where = TimeAndState(t, h, y, rate(t, y), fallback_scale(y.detach()))
-        return self._advance(rate, where, self._linearise(rate, where, exact=True))
+        return self._advance(rate, where, *self._linearise(rate, where, exact=True))
 
-    def _advance(self, rate: Rate, where: TimeAndState, point: Point) -> Step:
+    def _advance(self, rate: Rate, where: TimeAndState, point: Point, slope: Tensor) -> Step:
         tableau, t, y = self.tableau, where.t, where.y
         h = where.h.to(y.dtype).unsqueeze(-1)
-        scaled, squared = h * tableau.gamma, h * h * tableau.gamma * point.time_slope
+        scaled, squared = h * tableau.gamma, h * h * tableau.gamma * slope
         matrix = point.factored(where.h * tableau.gamma)
         stages: list[Tensor] = []
         state = y
@@ -186,6 +188,6 @@ class Rodas(_Linearised):
     def _polynomial(self, stages: list[Tensor], change: Tensor, h: Tensor) -> tuple[Tensor, ...]:
         """Expand ``θ change + θ (1 - θ) (K_1 + θ K_2 + θ² K_3)`` in powers of θ, over h."""
         inner = [combine(row, stages) for row in self.tableau.dense]
-        ends = [change + inner[0], *(b - a for a, b in zip(inner[:-1], inner[1:], strict=True)), -inner[-1]]
+        ends = [change + inner[0], *(b - a for a, b in itertools.pairwise(inner)), -inner[-1]]
         divisor = torch.where(h > 0, h, torch.ones_like(h))
         return tuple(row / divisor for row in ends)
