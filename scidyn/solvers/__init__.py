@@ -24,8 +24,10 @@ from scidyn.solvers.ctmc import (
     simulate_tau_leaping,
 )
 from scidyn.solvers.ode import solve_ode
+from scidyn.solvers.phi import phi_functions
 from scidyn.solvers.sensitivity import solve_sensitivities
 from scidyn.solvers.solution import Solution, Stats
+from scidyn.solvers.split import SemilinearField, SeparableField, SplitField
 from scidyn.solvers.status import Status
 
 __all__ = [
@@ -39,12 +41,16 @@ __all__ = [
     "RateMatrix",
     "ReactionNetwork",
     "RectilinearPath",
+    "SemilinearField",
+    "SeparableField",
     "Solution",
+    "SplitField",
     "Stats",
     "Status",
     "path_kl",
     "path_kl_estimate",
     "path_log_ratio",
+    "phi_functions",
     "rate_kl",
     "simulate_ssa",
     "simulate_tau_leaping",

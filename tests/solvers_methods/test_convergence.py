@@ -58,14 +58,16 @@ def error(method, problem, count):
 
 # quadratures and linear systems satisfy conditions of higher order by themselves
 EXACT = {"riccati", "forced"}
+PLAIN = [name for name in METHODS if name not in ("kencarp4", "etdrk4", "velocity_verlet", "yoshida4")]
 COUNTS = {1: (768, 1536), 2: (384, 768), 3: (96, 192), 4: (192, 384), 5: (48, 96), 7: (36, 72), 8: (18, 36)}
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PLAIN)
 def test_order_of_convergence(method, problem):
     order = METHODS[method].order
-    coarse, fine = (error(method, problem, count) for count in COUNTS[order])
+    counts = [n // 2 if METHODS[method].implicit else n for n in COUNTS[order]]
+    coarse, fine = (error(method, problem, count) for count in counts)
     slope = np.log2(coarse / fine)
     assert coarse < 0.1
     # at order 7 and 8 the fine error reaches rounding, so that the slope can only be seen to be steep

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from rooted_trees import density, size, trees, weight
+from rooted_trees import density, trees, weight
 
 from scidyn.solvers.stiff_tableaus import KENCARP4, KVAERNO3, KVAERNO5, RODAS5P
 

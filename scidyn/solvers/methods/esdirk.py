@@ -12,12 +12,12 @@ from torch import Tensor
 from scidyn.solvers.controller import Tolerance
 from scidyn.solvers.linear.choice import LinearAlgebra
 from scidyn.solvers.linear.jacobian import TimeAndState
-from scidyn.solvers.linear.linearisation import Point
+from scidyn.solvers.linear.linearisation import Linearisation, Point
 from scidyn.solvers.methods.stepper import Rate, Step
 from scidyn.solvers.newton import NewtonSettings, Stage, attach_stage, reads_are_cheap, solve_stage
 from scidyn.solvers.stiff_tableaus import EsdirkTableau
 
-__all__ = ["ESDIRK", "combine", "fallback_scale", "hermite"]
+__all__ = ["ESDIRK", "combine", "fallback_scale", "hermite", "renew_jacobian"]
 
 SLOW = 0.2
 
@@ -141,7 +141,7 @@ class ESDIRK:
         """Solve the stages one after the other, with new Jacobians for the samples where ``stale``."""
         t, h, y, k1, scale = where
         tableau, column = self.tableau, h.to(y.dtype).unsqueeze(-1)
-        point = self._linearise(rate, where, stale, kept)
+        point = renew_jacobian(self.algebra.linearisation, rate, where, stale, kept)
         matrix = point.factored(h * tableau.gamma)
         solved, slowest = torch.ones_like(stale), torch.zeros_like(factor)
         stages, state = [column * k1], y
@@ -154,27 +154,29 @@ class ESDIRK:
             state = torch.add(stage.base, found.u, alpha=tableau.gamma)
         return _Tried(stages, state, ~solved | matrix.singular, factor, slowest, point)
 
-    def _linearise(self, rate: Rate, where: TimeAndState, stale: Tensor, kept: tuple[Tensor, ...]) -> Point:
-        """Renew the Jacobian of the samples that need it; where reads are dear, of all samples."""
-        linearisation = self.algebra.linearisation
-        cheap = reads_are_cheap(where.y)
-        if kept and cheap and not bool(stale.any()):
-            return linearisation.restore(kept, rate, where)
-        # the carried rate is the slope of the last stage, which differs from f by the error of the iteration
-        where = where._replace(k1=rate(where.t, where.y))
-        point = linearisation.at(rate, where, exact=False, time=False)
-        if not kept or not cheap:
-            return point
-        merged = tuple(
-            torch.where(stale.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-            for new, old in zip(point.tensors, kept, strict=True)
-        )
-        return linearisation.restore(merged, rate, where)
-
     def _polynomial(self, stages: list[Tensor], divisor: Tensor) -> tuple[Tensor, ...]:
         """Coefficients of the continuous extension; the cubic Hermite polynomial if the table has none."""
         dense = self.tableau.dense or hermite(self.tableau.a[-1], self.tableau.gamma)
         return tuple(combine(row, stages) / divisor for row in dense)
+
+
+def renew_jacobian(
+    linearisation: Linearisation, rate: Rate, where: TimeAndState, stale: Tensor, kept: tuple[Tensor, ...]
+) -> Point:
+    """Renew the Jacobian of the samples that need it; where reads are dear, of all samples."""
+    cheap = reads_are_cheap(where.y)
+    if kept and cheap and not bool(stale.any()):
+        return linearisation.restore(kept, rate, where)
+    # the carried rate is the slope of the last stage, which differs from f by the error of the iteration
+    where = where._replace(k1=rate(where.t, where.y))
+    point = linearisation.at(rate, where, exact=False, time=False)
+    if not kept or not cheap:
+        return point
+    merged = tuple(
+        torch.where(stale.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+        for new, old in zip(point.tensors, kept, strict=True)
+    )
+    return linearisation.restore(merged, rate, where)
 
 
 def hermite(row: Sequence[float], gamma: float) -> tuple[tuple[float, ...], ...]:
