@@ -43,7 +43,8 @@ class _Linearised:
         """True: linear systems are solved in each stage."""
         return True
 
-    def _linearise(self, rate: Rate, where: TimeAndState, exact: bool) -> tuple[Point, Tensor]:
+    def linearise(self, rate: Rate, where: TimeAndState, exact: bool) -> tuple[Point, Tensor]:
+        """Give the Jacobian at a point and the slope of the rate in time."""
         exact = exact or where.y.dtype == torch.float32
         point = self.algebra.linearisation.at(rate, where, exact=exact, time=True)
         return point, torch.zeros_like(where.y) if point.time_slope is None else point.time_slope
@@ -88,14 +89,15 @@ class Rosenbrock23(_Linearised):
     ) -> Step:
         """Take one step of size ``h`` from ``(t, y)``."""
         where = TimeAndState(t, h, y, carry[0], tolerance.scale(y.abs()))
-        return self._advance(rate, where, *self._linearise(rate, where, exact=False))
+        return self.advance(rate, where, *self.linearise(rate, where, exact=False))
 
     def replay(self, rate: Rate, t: Tensor, h: Tensor, y: Tensor, *, dense: bool = True) -> Step:
         """Take the same step; autograd differentiates through the Jacobian."""
         where = TimeAndState(t, h, y, rate(t, y), fallback_scale(y.detach()))
-        return self._advance(rate, where, *self._linearise(rate, where, exact=True))
+        return self.advance(rate, where, *self.linearise(rate, where, exact=True))
 
-    def _advance(self, rate: Rate, where: TimeAndState, point: Point, slope: Tensor) -> Step:
+    def advance(self, rate: Rate, where: TimeAndState, point: Point, slope: Tensor) -> Step:
+        """Take one step from a point where the field is linearised."""
         t, y, k1 = where.t, where.y, where.k1
         d, e = 1.0 / (2.0 + math.sqrt(2.0)), 6.0 + math.sqrt(2.0)
         h = where.h.to(y.dtype).unsqueeze(-1)
@@ -159,14 +161,15 @@ class Rodas(_Linearised):
     ) -> Step:
         """Take one step of size ``h`` from ``(t, y)``."""
         where = TimeAndState(t, h, y, rate(t, y), tolerance.scale(y.abs()))
-        return self._advance(rate, where, *self._linearise(rate, where, exact=False))
+        return self.advance(rate, where, *self.linearise(rate, where, exact=False))
 
     def replay(self, rate: Rate, t: Tensor, h: Tensor, y: Tensor, *, dense: bool = True) -> Step:
         """Take the same step; autograd differentiates through the Jacobian."""
         where = TimeAndState(t, h, y, rate(t, y), fallback_scale(y.detach()))
-        return self._advance(rate, where, *self._linearise(rate, where, exact=True))
+        return self.advance(rate, where, *self.linearise(rate, where, exact=True))
 
-    def _advance(self, rate: Rate, where: TimeAndState, point: Point, slope: Tensor) -> Step:
+    def advance(self, rate: Rate, where: TimeAndState, point: Point, slope: Tensor) -> Step:
+        """Take one step from a point where the field is linearised."""
         tableau, t, y = self.tableau, where.t, where.y
         h = where.h.to(y.dtype).unsqueeze(-1)
         scaled, squared = h * tableau.gamma, h * h * tableau.gamma * slope
