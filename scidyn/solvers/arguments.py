@@ -20,7 +20,7 @@ __all__ = ["Problem", "prepare"]
 
 STEPPING = ("shared", "per_sample", "fixed")
 ADJOINT = ("discrete", "direct", None)
-BACKEND = ("native", "torchdiffeq")
+BACKEND = ("native", "scipy", "torchdiffeq")
 NORM = ("max", "rms")
 ON_FAILURE = ("raise", "warn", "return")
 DEFAULTS = {

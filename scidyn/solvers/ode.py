@@ -13,11 +13,13 @@ from scidyn.solvers.adjoint.direct import replay
 from scidyn.solvers.adjoint.discrete import attach
 from scidyn.solvers.adjoint.times import move_with_time
 from scidyn.solvers.arguments import Problem, check_choices, prepare
+from scidyn.solvers.backends.scipy import gradient_method, integrate_scipy
 from scidyn.solvers.controller import Controller
 from scidyn.solvers.dense import Records, evaluate, locate
 from scidyn.solvers.failure import report
 from scidyn.solvers.fixed_steps import integrate_fixed
 from scidyn.solvers.loop import Trace, integrate
+from scidyn.solvers.methods.stepper import Method
 from scidyn.solvers.solution import Solution, Stats
 from scidyn.solvers.status import Status
 
@@ -30,7 +32,7 @@ def solve_ode(
     t: Any,
     *,
     args: Any = None,
-    method: str = "tsit5",
+    method: str | Method = "tsit5",
     rtol: float | None = None,
     atol: float | Tensor | None = None,
     controller: Controller | str | None = None,
@@ -60,6 +62,9 @@ def solve_ode(
     torch.Size([2, 2, 1])
     """
     check_choices(adjoint, backend, on_failure, compile)
+    foreign = str(method) if backend == "scipy" else None
+    if foreign is not None:
+        method, stepping = gradient_method(foreign), stepping or "per_sample"
     problem = prepare(
         f,
         y0,
@@ -80,7 +85,9 @@ def solve_ode(
         k1 = problem.field.probe(problem.start, problem.y0.detach())
     inputs = _inputs(problem, params) if adjoint is not None and torch.is_grad_enabled() else None
     keep = inputs is not None and adjoint == "discrete"
-    if problem.stepping == "fixed":
+    if foreign is not None:
+        trace = integrate_scipy(problem, foreign, keep_states=keep, keep_coef=dense, progress=progress)
+    elif problem.stepping == "fixed":
         trace = integrate_fixed(problem, k1, keep_states=keep, keep_coef=dense, progress=progress)
     else:
         trace = integrate(problem, k1, keep_states=keep, keep_coef=dense, progress=progress)
