@@ -1,5 +1,7 @@
 """The method that switches between an explicit and an implicit formula."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
@@ -27,7 +29,7 @@ def oscillator(t, y):
 class Watched(Automatic):
     """Counts the samples in each mode at the start of every step."""
 
-    modes = []
+    modes: ClassVar[list] = []
 
     def step(self, rate, t, h, y, carry, tolerance):
         self.modes.append(carry[1].tolist())

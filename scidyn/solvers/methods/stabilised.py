@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 
@@ -50,9 +49,9 @@ class RKC2:
     implicit: bool = False
 
     def __post_init__(self) -> None:
-        integer("most", self.most, at_least=FEWEST)
         if self.stages is not None:
-            integer("stages", self.stages, at_least=FEWEST)
+            object.__setattr__(self, "most", integer("stages", self.stages, at_least=FEWEST))
+        integer("most", self.most, at_least=FEWEST)
 
     @property
     def evaluations(self) -> int:
@@ -78,54 +77,47 @@ class RKC2:
         """Take one step; a new estimate of the spectral radius costs one evaluation."""
         k1 = carry[0]
         if self.stages is not None:
-            return self._advance(rate, t, h, y, k1, _table(self.stages, y)[:, -1, :, None, None], self.stages)
+            return self._advance(rate, t, h, y, k1, *self._fixed(h))
         radius, direction = _power(rate, t, y, k1, carry[1])
         radius = torch.maximum(radius, 0.9 * carry[2])
-        taken = self._advance(rate, t, h, y, k1, *self._rows(t, h, y, radius))
+        taken = self._advance(rate, t, h, y, k1, *self._chosen(t, h, radius))
         return taken._replace(carry=(taken.carry[0], direction, radius))
 
     def replay(self, rate: Rate, t: Tensor, h: Tensor, y: Tensor, *, dense: bool = True) -> Step:
         """Take a step of the same stability from ``(t, h, y)`` alone."""
         k1 = rate(t, y)
         if self.stages is not None:
-            return self._advance(rate, t, h, y, k1, _table(self.stages, y)[:, -1, :, None, None], self.stages)
+            return self._advance(rate, t, h, y, k1, *self._fixed(h))
         with torch.no_grad():
             radius = self.begin(rate, t, y.detach(), k1.detach())[2]
-            chosen = self._rows(t, h, y, radius)
-        return self._advance(rate, t, h, y, k1, *chosen)
+            wanted, loops = self._chosen(t, h, radius)
+        return self._advance(rate, t, h, y, k1, wanted, loops)
 
-    def _rows(self, t: Tensor, h: Tensor, y: Tensor, radius: Tensor) -> tuple[Tensor, int, Tensor]:
-        """Coefficients (5, stage, batch or 1, 1), the number of loops, and the stages of each sample."""
-        wanted = _count(h.to(radius.dtype) * radius * SETTLE).clamp(FEWEST, self.most)
+    def _fixed(self, h: Tensor) -> tuple[Tensor, int]:
+        """Give the fixed number of stages, for all samples."""
+        stages = self.stages or FEWEST
+        return torch.full((1,), float(stages), dtype=h.dtype, device=h.device), stages
+
+    def _chosen(self, t: Tensor, h: Tensor, radius: Tensor) -> tuple[Tensor, int]:
+        """Give the stages of each sample, and the number of loops that serves all."""
+        wanted = _count(h * radius.to(h.dtype) * SETTLE).clamp(FEWEST, self.most)
         # samples that share their times share the nodes too
         wanted = wanted if t.shape[0] > 1 else wanted.amax(dim=0, keepdim=True)
-        loops = int(wanted.amax()) if reads_are_cheap(y) else self.most
-        rows = _table(self.most, y)[:, (wanted - FEWEST).long()].movedim(1, 2)
-        return rows.unsqueeze(-1), loops, wanted.unsqueeze(-1)
+        return wanted, int(wanted.amax()) if reads_are_cheap(radius) else self.most
 
-    def _advance(
-        self,
-        rate: Rate,
-        t: Tensor,
-        h: Tensor,
-        y: Tensor,
-        k1: Tensor,
-        rows: Tensor,
-        loops: int,
-        wanted: Tensor | None = None,
-    ) -> Step:
-        column = h.to(y.real.dtype).unsqueeze(-1)
-        mu, nu, scaled, first, nodes = rows.unbind(0)
+    def _advance(self, rate: Rate, t: Tensor, h: Tensor, y: Tensor, k1: Tensor, wanted: Tensor, loops: int) -> Step:
+        column, going = h.to(y.real.dtype).unsqueeze(-1), wanted.unsqueeze(-1)
+        # the table does not depend on the batch, so that rounding does not either; samples look up their column
+        counts = torch.arange(FEWEST, self.most + 1, dtype=wanted.dtype, device=wanted.device)
+        column_of = (wanted - FEWEST).long()
+        *tables, nodes = (table[:, column_of] for table in _recurrence(counts, self.most))
+        mu, nu, scaled, first = (table.to(y.real.dtype).unsqueeze(-1) for table in tables)
         before, state = y, y + scaled[1] * column * k1
         for j in range(2, loops + 1):
-            slope = rate(t + nodes[j - 1].squeeze(-1).to(h.dtype) * h, state)
+            slope = rate(t + nodes[j - 1] * h, state)
             following = (1.0 - mu[j] - nu[j]) * y + mu[j] * state + nu[j] * before
             following = following + column * (scaled[j] * slope + first[j] * k1)
-            if wanted is None:
-                before, state = state, following
-            else:
-                going = j <= wanted
-                before, state = torch.where(going, state, before), torch.where(going, following, state)
+            before, state = torch.where(j <= going, state, before), torch.where(j <= going, following, state)
         k_last = rate(t + h, state)
         err = 0.8 * (y - state) + 0.4 * column * (k1 + k_last)
         slope = (state - y) / torch.where(column > 0, column, torch.ones_like(column))
@@ -153,37 +145,29 @@ def _power(rate: Rate, t: Tensor, y: Tensor, k1: Tensor, direction: Tensor) -> t
     return radius, following
 
 
-def _table(most: int, like: Tensor) -> Tensor:
-    """The table of coefficients where ``like`` is."""
-    return _cached_table(most, like.real.dtype, like.device)
+def _recurrence(stages: Tensor, loops: int) -> tuple[Tensor, ...]:
+    """Coefficients μ, ν, μ̃, γ̃ and nodes of stages 0 to ``loops``, each of shape (loops + 1, count).
 
+    With w = 1 + ε / s² = cosh θ, the Chebyshev polynomial T_j(w) is cosh jθ.
+    """
+    above = DAMPING / stages**2
+    squared = above * (above + 2.0)
+    root = squared.sqrt()
+    centre, angle = 1.0 + above, torch.log1p(above + root)
 
-@functools.lru_cache(maxsize=16)
-def _cached_table(most: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Coefficients μ, ν, μ̃, γ̃ and nodes, shape (5, most - 1, most + 1), for 2 to ``most`` stages."""
-    rows = [[[0.0] * (most + 1) for _ in range(FEWEST, most + 1)] for _ in range(5)]
-    for index, stages in enumerate(range(FEWEST, most + 1)):
-        for which, values in enumerate(_coefficients(stages)):
-            rows[which][index][: stages + 1] = values
-    return torch.tensor(rows, dtype=dtype, device=device)
+    def chebyshev(j: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        value, first = torch.cosh(j * angle), j * torch.sinh(j * angle) / root
+        return value, first, (j * j * value - centre * first) / squared
 
-
-def _coefficients(stages: int) -> tuple[list[float], ...]:
-    """Recurrence of one number of stages, from the Chebyshev polynomials and their derivatives."""
-    centre = 1.0 + DAMPING / stages**2
-    t, d, dd = [1.0, centre], [0.0, 1.0], [0.0, 0.0]
-    for _ in range(2, stages + 1):
-        dd.append(4.0 * d[-1] + 2.0 * centre * dd[-1] - dd[-2])
-        d.append(2.0 * t[-1] + 2.0 * centre * d[-1] - d[-2])
-        t.append(2.0 * centre * t[-1] - t[-2])
-    slope = d[stages] / dd[stages]
-    b = [0.0, 0.0] + [dd[j] / d[j] ** 2 for j in range(2, stages + 1)]
-    b[0] = b[1] = b[2]
-    mu, nu, scaled, first = ([0.0] * (stages + 1) for _ in range(4))
-    scaled[1] = b[1] * slope
-    nodes = [0.0, 0.0] + [slope * dd[j] / d[j] for j in range(2, stages + 1)]
-    nodes[1] = nodes[2] / d[2]
-    for j in range(2, stages + 1):
-        mu[j], nu[j], scaled[j] = 2.0 * b[j] * centre / b[j - 1], -b[j] / b[j - 2], 2.0 * b[j] * slope / b[j - 1]
-        first[j] = -(1.0 - b[j - 1] * t[j - 1]) * scaled[j]
-    return mu, nu, scaled, first, nodes
+    index = torch.arange(loops + 1, dtype=stages.dtype, device=stages.device).unsqueeze(-1)
+    value, first, second = chebyshev(index)
+    _, last_first, last_second = chebyshev(stages)
+    slope = last_first / last_second
+    b = second[2:] / first[2:] ** 2
+    b = torch.cat([b[:1], b[:1], b])
+    before, earlier = torch.cat([b[:1], b[:-1]]), torch.cat([b[:1], b[:1], b[:-2]])
+    scaled = torch.cat([b[:1] * 0.0, b[1:2] * slope, (2.0 * b / before * slope)[2:]])
+    damping = 1.0 - b * value
+    nodes = slope * second[2:] / first[2:]
+    nodes = torch.cat([nodes[:1] * 0.0, nodes[:1] / first[2:3], nodes])
+    return 2.0 * b * centre / before, -b / earlier, scaled, -torch.cat([damping[:1], damping[:-1]]) * scaled, nodes
