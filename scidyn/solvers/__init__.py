@@ -29,6 +29,7 @@ from scidyn.solvers.sensitivity import solve_sensitivities
 from scidyn.solvers.solution import Solution, Stats
 from scidyn.solvers.split import SemilinearField, SeparableField, SplitField
 from scidyn.solvers.status import Status
+from scidyn.solvers.steady import SteadyState, fixed_point, solve_steady_state
 
 __all__ = [
     "ControlPath",
@@ -47,6 +48,8 @@ __all__ = [
     "SplitField",
     "Stats",
     "Status",
+    "SteadyState",
+    "fixed_point",
     "path_kl",
     "path_kl_estimate",
     "path_log_ratio",
@@ -56,5 +59,6 @@ __all__ = [
     "simulate_tau_leaping",
     "solve_ode",
     "solve_sensitivities",
+    "solve_steady_state",
     "with_time",
 ]
