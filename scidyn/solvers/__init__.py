@@ -24,9 +24,12 @@ from scidyn.solvers.ctmc import (
     simulate_tau_leaping,
 )
 from scidyn.solvers.ode import solve_ode
+from scidyn.solvers.phi import phi_functions
 from scidyn.solvers.sensitivity import solve_sensitivities
 from scidyn.solvers.solution import Solution, Stats
+from scidyn.solvers.split import SemilinearField, SeparableField, SplitField
 from scidyn.solvers.status import Status
+from scidyn.solvers.steady import SteadyState, fixed_point, solve_steady_state
 
 __all__ = [
     "ControlPath",
@@ -39,16 +42,23 @@ __all__ = [
     "RateMatrix",
     "ReactionNetwork",
     "RectilinearPath",
+    "SemilinearField",
+    "SeparableField",
     "Solution",
+    "SplitField",
     "Stats",
     "Status",
+    "SteadyState",
+    "fixed_point",
     "path_kl",
     "path_kl_estimate",
     "path_log_ratio",
+    "phi_functions",
     "rate_kl",
     "simulate_ssa",
     "simulate_tau_leaping",
     "solve_ode",
     "solve_sensitivities",
+    "solve_steady_state",
     "with_time",
 ]

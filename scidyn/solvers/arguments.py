@@ -20,7 +20,7 @@ __all__ = ["Problem", "prepare"]
 
 STEPPING = ("shared", "per_sample", "fixed")
 ADJOINT = ("discrete", "direct", None)
-BACKEND = ("native", "torchdiffeq")
+BACKEND = ("native", "scipy", "torchdiffeq")
 NORM = ("max", "rms")
 ON_FAILURE = ("raise", "warn", "return")
 DEFAULTS = {
@@ -91,7 +91,7 @@ def prepare(
     t: Any,
     *,
     args: Any,
-    method: str,
+    method: str | Method,
     rtol: Any,
     atol: Any,
     dt0: Any = None,
@@ -105,7 +105,7 @@ def prepare(
     """Check everything and bring it into the solver's coordinates."""
     if not callable(f):
         raise OptionError(f"f must be a callable f(t, y) or f(t, y, args); got {type(f).__name__}.")
-    stepper = METHODS[choice("method", method, METHODS)]
+    stepper = METHODS[choice("method", method, METHODS)] if isinstance(method, str) else method
     mode = _stepping(stepping, stepper)
     if choice("norm", norm, NORM) == "rms" and mode == "per_sample":
         raise OptionError("norm='rms' joins all samples and needs stepping='shared'; each sample has its own here.")

@@ -67,7 +67,7 @@ def _entry(problem: Problem) -> _Entry:
     tolerance = problem.tolerance
     key = (
         rest,
-        problem.method.name,
+        problem.method,
         problem.controller,
         problem.field.shape,
         problem.field.sign,

@@ -14,12 +14,14 @@ from scidyn.solvers.adjoint.direct import replay
 from scidyn.solvers.adjoint.discrete import attach
 from scidyn.solvers.adjoint.times import move_with_time
 from scidyn.solvers.arguments import Problem, check_choices, prepare
+from scidyn.solvers.backends.scipy import gradient_method, integrate_scipy
 from scidyn.solvers.compiling import stepper
 from scidyn.solvers.controller import Controller
 from scidyn.solvers.dense import Records, evaluate, locate
 from scidyn.solvers.failure import report
 from scidyn.solvers.fixed_steps import integrate_fixed
 from scidyn.solvers.loop import Trace, integrate
+from scidyn.solvers.methods.stepper import Method
 from scidyn.solvers.solution import Solution, Stats
 from scidyn.solvers.status import Status
 
@@ -32,7 +34,7 @@ def solve_ode(
     t: Any,
     *,
     args: Any = None,
-    method: str = "tsit5",
+    method: str | Method = "tsit5",
     rtol: float | None = None,
     atol: float | Tensor | None = None,
     controller: Controller | str | None = None,
@@ -64,8 +66,11 @@ def solve_ode(
         their own (NaN-padded at the end) need ``stepping="per_sample"``.
     args : object, optional
         Third argument of ``f``: a tensor, or nested tuples, lists and dicts of tensors.
-    method : str
-        Name of the method, by default ``"tsit5"``; see :data:`scidyn.solvers.methods.METHODS`.
+    method : str or Method
+        Name of a method, by default ``"tsit5"``, or a method object with its own options: explicit
+        ``"euler"``, ``"midpoint"``, ``"heun"``, ``"ralston"``, ``"ssp33"``, ``"rk4"``, ``"bosh3"``,
+        ``"dopri5"``, ``"tsit5"``, ``"vern7"``, ``"dopri8"``, ``"rkc2"``; for stiff problems ``"kvaerno3"``,
+        ``"kvaerno5"``, ``"rosenbrock23"``, ``"rodas5p"``; ``"auto"`` switches when a problem turns out stiff.
     rtol, atol : float, optional
         Local error allowed in a step, ``atol + rtol * |y|``. Default 1e-6 and 1e-9 in double precision,
         1e-4 and 1e-6 in single. ``atol`` may be a tensor with the shape of one state.
@@ -89,7 +94,7 @@ def solve_ode(
         of N·batch·(D + 2) numbers. ``"direct"``: autograd through the accepted steps, which stores every
         stage. None: no gradient. Step sizes are constants of either gradient.
     backend : str
-        ``"native"``, or ``"torchdiffeq"`` for that library's solvers.
+        ``"native"``; ``"torchdiffeq"`` or ``"scipy"`` for that library's solvers.
     dense : bool
         Keep the polynomials of all steps for ``solution.dense(t)``.
     params : sequence of Tensor, optional
@@ -148,6 +153,9 @@ def solve_ode(
     Equations I, sections II.4–II.6.
     """
     check_choices(adjoint, backend, on_failure, compile)
+    foreign = str(method) if backend == "scipy" else None
+    if foreign is not None:
+        method, stepping = gradient_method(foreign), stepping or "per_sample"
     problem = prepare(
         f,
         y0,
@@ -166,9 +174,7 @@ def solve_ode(
     )
     if backend == "torchdiffeq":
         if dense:
-            raise OptionError(
-                "backend='torchdiffeq' keeps no polynomials; leave out dense=True."
-            )
+            raise OptionError("backend='torchdiffeq' keeps no polynomials; leave out dense=True.")
         from scidyn.solvers.backends.torchdiffeq import solve
 
         solution = solve(problem, adjoint)
@@ -177,7 +183,9 @@ def solve_ode(
         k1 = problem.field.probe(problem.start, problem.y0.detach())
     inputs = _inputs(problem, params) if adjoint is not None and torch.is_grad_enabled() else None
     keep = inputs is not None and adjoint == "discrete"
-    if problem.stepping == "fixed":
+    if foreign is not None:
+        trace = integrate_scipy(problem, foreign, keep_states=keep, keep_coef=dense, progress=progress)
+    elif problem.stepping == "fixed":
         trace = integrate_fixed(problem, k1, keep_states=keep, keep_coef=dense, progress=progress)
     else:
         trace = integrate(

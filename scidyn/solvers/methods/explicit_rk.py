@@ -88,9 +88,18 @@ class ExplicitRK:
         for node, row in zip(tableau.c[1:], tableau.a[1:], strict=True):
             y1 = y + scale * _combine(row, stages)
             stages.append(rate(t + node * h, y1))
-        err = None if tableau.error is None else scale * _combine(tableau.error, stages)
+        err = None if tableau.error is None else scale * self._error(stages)
         coef = tuple(_combine(column, stages) for column in zip(*tableau.dense, strict=True))
         return Step(y1, (stages[-1],), err, coef)
+
+    def _error(self, stages: Sequence[Tensor]) -> Tensor:
+        """Estimate over the step size; with a second estimate the first is reduced where both are small."""
+        err = _combine(self.tableau.error or (), stages)
+        if self.tableau.second_error is None:
+            return err
+        second = _combine(self.tableau.second_error, stages)
+        size = torch.hypot(err.abs(), 0.1 * second.abs())
+        return err * (err.abs() / torch.where(size > 0, size, torch.ones_like(size)))
 
 
 def _combine(weights: Sequence[float], stages: Sequence[Tensor]) -> Tensor:
