@@ -10,6 +10,7 @@ from scidyn.solvers.cde import (
     RectilinearPath,
     with_time,
 )
+from scidyn.solvers.controller import Controller
 from scidyn.solvers.ctmc import (
     JumpSolution,
     JumpStatus,
@@ -23,12 +24,16 @@ from scidyn.solvers.ctmc import (
     simulate_tau_leaping,
 )
 from scidyn.solvers.ode import solve_ode
+from scidyn.solvers.phi import phi_functions
 from scidyn.solvers.sensitivity import solve_sensitivities
 from scidyn.solvers.solution import Solution, Stats
+from scidyn.solvers.split import SemilinearField, SeparableField, SplitField
 from scidyn.solvers.status import Status
+from scidyn.solvers.steady import SteadyState, fixed_point, solve_steady_state
 
 __all__ = [
     "ControlPath",
+    "Controller",
     "HermiteCubicPath",
     "JumpSolution",
     "JumpStatus",
@@ -37,16 +42,23 @@ __all__ = [
     "RateMatrix",
     "ReactionNetwork",
     "RectilinearPath",
+    "SemilinearField",
+    "SeparableField",
     "Solution",
+    "SplitField",
     "Stats",
     "Status",
+    "SteadyState",
+    "fixed_point",
     "path_kl",
     "path_kl_estimate",
     "path_log_ratio",
+    "phi_functions",
     "rate_kl",
     "simulate_ssa",
     "simulate_tau_leaping",
     "solve_ode",
     "solve_sensitivities",
+    "solve_steady_state",
     "with_time",
 ]

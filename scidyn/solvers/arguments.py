@@ -12,15 +12,16 @@ from torch import Tensor
 from scidyn._check.tensors import finite, floating
 from scidyn._check.values import choice, integer, number
 from scidyn.errors import OptionError, ShapeError, SolverWarning, TimeGridError
-from scidyn.solvers.controller import Tolerance
+from scidyn.solvers.controller import Controller, Tolerance, choose_controller
 from scidyn.solvers.field import Field
-from scidyn.solvers.tableaus import METHODS, Tableau
+from scidyn.solvers.methods import METHODS, Method
 
 __all__ = ["Problem", "prepare"]
 
 STEPPING = ("shared", "per_sample", "fixed")
 ADJOINT = ("discrete", "direct", None)
-BACKEND = ("native", "torchdiffeq")
+BACKEND = ("native", "scipy", "torchdiffeq")
+NORM = ("max", "rms")
 ON_FAILURE = ("raise", "warn", "return")
 DEFAULTS = {
     torch.float32: (1e-4, 1e-6),
@@ -37,8 +38,8 @@ class Problem(NamedTuple):
     ----------
     field : Field
         Vector field on rows, in increasing time.
-    tableau : Tableau
-        Coefficients of the method.
+    method : Method
+        The one-step method.
     y0 : Tensor, shape (batch, D)
         Initial rows, still attached to the caller's graph.
     times : Tensor, shape (1, T) or (batch, T)
@@ -51,21 +52,25 @@ class Problem(NamedTuple):
         Allowed local error.
     stepping : str
         "shared", "per_sample" or "fixed".
-    dt0, dt_max : float or None
-        First and largest step.
+    controller : Controller
+        How the step adapts.
+    dt0, dt_min, dt_max : float or None
+        First, smallest and largest step.
     max_steps : int
         Largest number of attempted steps per sample.
     """
 
     field: Field
-    tableau: Tableau
+    method: Method
     y0: Tensor
     times: Tensor
     user_times: Tensor
     state: tuple[int, ...]
     tolerance: Tolerance
     stepping: str
+    controller: Controller
     dt0: float | None
+    dt_min: float | None
     dt_max: float | None
     max_steps: int
 
@@ -86,19 +91,24 @@ def prepare(
     t: Any,
     *,
     args: Any,
-    method: str,
+    method: str | Method,
     rtol: Any,
     atol: Any,
-    dt0: Any,
-    dt_max: Any,
-    max_steps: Any,
-    stepping: str | None,
+    dt0: Any = None,
+    dt_min: Any = None,
+    dt_max: Any = None,
+    max_steps: Any = 4096,
+    stepping: str | None = None,
+    controller: Controller | str | None = None,
+    norm: str = "max",
 ) -> Problem:
     """Check everything and bring it into the solver's coordinates."""
     if not callable(f):
         raise OptionError(f"f must be a callable f(t, y) or f(t, y, args); got {type(f).__name__}.")
-    tableau = METHODS[choice("method", method, METHODS)]
-    mode = _stepping(stepping, tableau)
+    stepper = METHODS[choice("method", method, METHODS)] if isinstance(method, str) else method
+    mode = _stepping(stepping, stepper)
+    if choice("norm", norm, NORM) == "rms" and mode == "per_sample":
+        raise OptionError("norm='rms' joins all samples and needs stepping='shared'; each sample has its own here.")
     state = _initial_state(y0)
     user_times = _times(t, y0, mode)
     batch = 1 if y0.ndim <= 1 else y0.shape[0]
@@ -113,27 +123,29 @@ def prepare(
     field = Field(f, args, y0.shape, sign, mode == "per_sample")
     return Problem(
         field=field,
-        tableau=tableau,
+        method=stepper,
         y0=y0.reshape(batch, -1),
         times=times,
         user_times=user_times,
         state=tuple(state),
-        tolerance=_tolerance(rtol, atol, y0, state, mode != "per_sample"),
+        tolerance=_tolerance(rtol, atol, y0, state, mode != "per_sample")._replace(worst=norm == "max"),
         stepping=mode,
+        controller=choose_controller(controller),
         dt0=None if dt0 is None else number("dt0", dt0, above=0),
+        dt_min=None if dt_min is None else number("dt_min", dt_min, above=0),
         dt_max=None if dt_max is None else number("dt_max", dt_max, above=0),
         max_steps=integer("max_steps", max_steps, at_least=1),
     )
 
 
-def _stepping(stepping: str | None, tableau: Tableau) -> str:
+def _stepping(stepping: str | None, method: Method) -> str:
     """Choose the stepping: adaptive methods share steps by default, the others take fixed ones."""
     if stepping is None:
-        return "fixed" if tableau.error is None else "shared"
+        return "shared" if method.adaptive else "fixed"
     choice("stepping", stepping, STEPPING)
-    if stepping != "fixed" and tableau.error is None:
+    if stepping != "fixed" and not method.adaptive:
         raise OptionError(
-            f"method {tableau.name!r} has no error estimate and cannot use stepping={stepping!r}: "
+            f"method {method.name!r} has no error estimate and cannot use stepping={stepping!r}: "
             "pass stepping='fixed' with dt0, or method='tsit5'."
         )
     return stepping

@@ -11,7 +11,7 @@ from scidyn.solvers.status import Status
 
 if TYPE_CHECKING:
     from scidyn.solvers.arguments import Problem
-    from scidyn.solvers.loop import LoopState
+    from scidyn.solvers.attempt import LoopState
 
 __all__ = ["diagnose", "spectral_size"]
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from scidyn.solvers.linear.linearisation import Factored
+from scidyn.solvers.linear.jacobian import TimeAndState
+from scidyn.solvers.linear.linearisation import Factored, Linearisation
 
-__all__ = ["NewtonSettings", "Stage", "StageSolution", "solve_stage"]
+__all__ = ["NewtonSettings", "Stage", "StageSolution", "attach_stage", "reads_are_cheap", "solve_stage"]
 
 Rate = Callable[[Tensor, Tensor], Tensor]
+LEAST_FACTOR = 0.02
 
 
 class NewtonSettings(NamedTuple):
@@ -26,7 +28,7 @@ class NewtonSettings(NamedTuple):
         The remaining error may be this part of the error allowed for the step.
     """
 
-    iterations: int = 7
+    iterations: int = 10
     fraction: float = 1e-2
 
 
@@ -53,6 +55,11 @@ class Stage(NamedTuple):
     def residual(self, rate: Rate, u: Tensor) -> Tensor:
         """Give ``h f(t, base + gamma u) - u``."""
         return self.h * rate(self.t, torch.add(self.base, u, alpha=self.gamma)) - u
+
+
+def reads_are_cheap(value: Tensor) -> bool:
+    """True on a CPU, outside of a compiled step: there a loop may end as soon as its samples are done."""
+    return value.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 class StageSolution(NamedTuple):
@@ -84,10 +91,12 @@ def solve_stage(
     E. Hairer, G. Wanner, Solving Ordinary Differential Equations II, section IV.8.
     """
     u = guess
-    on_host = u.device.type == "cpu"
+    on_host = reads_are_cheap(u)
     allowed = settings.fraction
     active = torch.ones(u.shape[0], dtype=torch.bool, device=u.device)
     converged = ~active
+    # an old contraction is trusted less and less, so that it is measured anew after a few stages
+    factor = factor.clamp_min(LEAST_FACTOR) ** 0.8
     before: Tensor | None = None
     for _ in range(settings.iterations):
         change = matrix.solve(stage.residual(rate, u))
@@ -106,3 +115,47 @@ def solve_stage(
             break
         before = size
     return StageSolution(u, converged, factor)
+
+
+def attach_stage(
+    rate: Rate,
+    stage: Stage,
+    matrix: Factored,
+    linearisation: Linearisation,
+    guess: Tensor,
+    scale: Tensor,
+) -> Tensor:
+    r"""Solve a stage to rounding and give its increment with the derivatives of the implicit function.
+
+    With :math:`M = I - h \gamma J` at the solution, :math:`M\,\mathrm{d}u = h\,\mathrm{d}f`: the backward
+    pass makes one solve with :math:`M^T`. Two Newton corrections with M held constant, started from the
+    detached solution, have the right first and second derivatives.
+    """
+    with torch.no_grad():
+        plain = stage._replace(base=stage.base.detach())
+        factor = torch.ones_like(scale[:, 0])
+        u = solve_stage(rate, plain, matrix, guess.detach(), scale, factor, NewtonSettings(12, 0.1)).u
+        state = torch.add(plain.base, u, alpha=stage.gamma)
+        where = TimeAndState(stage.t, stage.h.squeeze(-1), state, rate(stage.t, state), scale)
+        h = stage.h.squeeze(-1) * stage.gamma
+        at_solution = linearisation.at(rate, where, exact=True, time=False).factored(h)
+        u = u + at_solution.solve(plain.residual(rate, u))
+    u = u + at_solution.solve(stage.residual(rate, u))
+    u = SecondOrderOnly.apply(u)
+    return u + at_solution.solve(stage.residual(rate, u))
+
+
+class SecondOrderOnly(torch.autograd.Function):
+    """The identity, whose first cotangent is known to vanish: it is dropped unless a graph of it is built."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor) -> Tensor:
+        """Pass the value on."""
+        ctx.differentiated_twice = False
+        return u.view_as(u)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor | None:
+        """Pass the cotangent on from the first backward pass on that builds a graph."""
+        ctx.differentiated_twice = ctx.differentiated_twice or torch.is_grad_enabled()
+        return grad if ctx.differentiated_twice else None

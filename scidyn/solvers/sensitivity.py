@@ -14,8 +14,8 @@ from scidyn.solvers.arguments import Problem, check_choices, prepare
 from scidyn.solvers.dense import Records, evaluate, locate
 from scidyn.solvers.failure import report
 from scidyn.solvers.field import Field
-from scidyn.solvers.loop import Trace, integrate, integrate_fixed
-from scidyn.solvers.methods.explicit_rk import step
+from scidyn.solvers.fixed_steps import integrate_fixed
+from scidyn.solvers.loop import Trace, integrate
 from scidyn.solvers.ode import make_solution
 from scidyn.solvers.solution import Solution
 
@@ -191,7 +191,7 @@ def _step_jacobians(
 
     def take(t: Tensor, h: Tensor, y: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
         rate = Field(field.f, None if theta is None else p, field.shape, field.sign, field.per_sample)
-        result = step(rate, problem.tableau, t, h, y, rate(t, y))
+        result = problem.method.replay(rate, t, h, y)
         return result.y1, torch.stack(result.coef)
 
     def columns(t: Tensor, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

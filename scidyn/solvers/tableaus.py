@@ -38,6 +38,9 @@ class Tableau:
         Order of the continuous extension.
     reference : str
         Where the coefficients come from.
+    second_error : tuple of float, or None
+        Weights of a second estimate of lower order. With it the error is, entry by entry,
+        ``e² / sqrt(e² + 0.01 e₂²)``.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Tableau:
     dense: tuple[Row, ...]
     dense_order: int
     reference: str
+    second_error: Row | None = None
 
     @property
     def stages(self) -> int:
@@ -60,6 +64,88 @@ class Tableau:
         """Weights of the step; zero for the last stage."""
         return (*self.a[-1], 0.0)
 
+
+def _hermite(weights: Row) -> tuple[Row, ...]:
+    """Continuous extension of a method with these weights: the cubic through y, k_1, y1 and the last rate."""
+    last = len(weights) - 1
+    rows = []
+    for i, b in enumerate(weights):
+        first, end = float(i == 0), float(i == last)
+        rows.append((first, 3.0 * b - 2.0 * first - end, -2.0 * b + first + end))
+    return tuple(rows)
+
+
+EULER = Tableau(
+    name="euler",
+    order=1,
+    c=(0.0, 1.0),
+    a=((), (1.0,)),
+    error=None,
+    error_order=1,
+    dense=_hermite((1.0, 0.0)),
+    dense_order=1,
+    reference="L. Euler, Institutiones calculi integralis I, 1768",
+)
+
+MIDPOINT = Tableau(
+    name="midpoint",
+    order=2,
+    c=(0.0, 1 / 2, 1.0),
+    a=((), (1 / 2,), (0.0, 1.0)),
+    error=(-1.0, 1.0, 0.0),
+    error_order=2,
+    dense=_hermite((0.0, 1.0, 0.0)),
+    dense_order=2,
+    reference="C. Runge, Math. Ann. 46, 167–178, 1895; error against Euler's method",
+)
+
+HEUN = Tableau(
+    name="heun",
+    order=2,
+    c=(0.0, 1.0, 1.0),
+    a=((), (1.0,), (1 / 2, 1 / 2)),
+    error=(-1 / 2, 1 / 2, 0.0),
+    error_order=2,
+    dense=_hermite((1 / 2, 1 / 2, 0.0)),
+    dense_order=2,
+    reference="K. Heun, Z. Math. Phys. 45, 23–38, 1900; error against Euler's method",
+)
+
+RALSTON = Tableau(
+    name="ralston",
+    order=2,
+    c=(0.0, 2 / 3, 1.0),
+    a=((), (2 / 3,), (1 / 4, 3 / 4)),
+    error=(-3 / 4, 3 / 4, 0.0),
+    error_order=2,
+    dense=_hermite((1 / 4, 3 / 4, 0.0)),
+    dense_order=2,
+    reference="A. Ralston, Math. Comput. 16, 431–437, 1962; error against Euler's method",
+)
+
+BOSH3 = Tableau(
+    name="bosh3",
+    order=3,
+    c=(0.0, 1 / 2, 3 / 4, 1.0),
+    a=((), (1 / 2,), (0.0, 3 / 4), (2 / 9, 1 / 3, 4 / 9)),
+    error=(-5 / 72, 1 / 12, 1 / 9, -1 / 8),
+    error_order=3,
+    dense=_hermite((2 / 9, 1 / 3, 4 / 9, 0.0)),
+    dense_order=3,
+    reference="P. Bogacki, L. F. Shampine, Appl. Math. Lett. 2, 321–325, 1989",
+)
+
+SSP33 = Tableau(
+    name="ssp33",
+    order=3,
+    c=(0.0, 1.0, 1 / 2, 1.0),
+    a=((), (1.0,), (1 / 4, 1 / 4), (1 / 6, 1 / 6, 2 / 3)),
+    error=(-1 / 3, -1 / 3, 2 / 3, 0.0),
+    error_order=3,
+    dense=_hermite((1 / 6, 1 / 6, 2 / 3, 0.0)),
+    dense_order=3,
+    reference="C.-W. Shu, S. Osher, J. Comput. Phys. 77, 439–471, 1988; error against Heun's method",
+)
 
 TSIT5 = Tableau(
     name="tsit5",
@@ -166,16 +252,9 @@ RK4 = Tableau(
     a=((), (1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6)),
     error=None,
     error_order=4,
-    # cubic Hermite interpolation of y, k_1 and y1, k_5
-    dense=(
-        (1.0, -3 / 2, 2 / 3),
-        (0.0, 1.0, -2 / 3),
-        (0.0, 1.0, -2 / 3),
-        (0.0, 1 / 2, -1 / 3),
-        (0.0, -1.0, 1.0),
-    ),
+    dense=_hermite((1 / 6, 1 / 3, 1 / 3, 1 / 6, 0.0)),
     dense_order=3,
     reference="W. Kutta, Z. Math. Phys. 46, 435–453, 1901",
 )
 
-METHODS: dict[str, Tableau] = {m.name: m for m in (TSIT5, DOPRI5, RK4)}
+METHODS: dict[str, Tableau] = {m.name: m for m in (EULER, MIDPOINT, HEUN, RALSTON, BOSH3, SSP33, RK4, TSIT5, DOPRI5)}

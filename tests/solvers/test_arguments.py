@@ -50,7 +50,7 @@ CASES = {
         TimeGridError,
         "NaN may only pad the end",
     ),
-    "method": (decay, Y0, TIMES, {"method": "dopri6"}, OptionError, "Did you mean 'dopri5'"),
+    "method": (decay, Y0, TIMES, {"method": "tsit6"}, OptionError, "Did you mean 'tsit5'"),
     "stepping": (decay, Y0, TIMES, {"stepping": "persample"}, OptionError, "Did you mean 'per_sample'"),
     "adjoint": (decay, Y0, TIMES, {"adjoint": "discret"}, OptionError, "Did you mean 'discrete'"),
     "backend": (decay, Y0, TIMES, {"backend": "torchdifeq"}, OptionError, "Did you mean 'torchdiffeq'"),

@@ -1,6 +1,7 @@
 """Linear algebra of implicit steps: Jacobians and the factored matrices ``I - shift * J``."""
 
 from scidyn.solvers.linear.banded import BandedMatrix
+from scidyn.solvers.linear.choice import LinearAlgebra
 from scidyn.solvers.linear.dense import DenseMatrix
 from scidyn.solvers.linear.gmres import gmres
 from scidyn.solvers.linear.linearisation import (
@@ -19,6 +20,7 @@ __all__ = [
     "DenseMatrix",
     "Factored",
     "JacobianFunction",
+    "LinearAlgebra",
     "Linearisation",
     "MatrixFree",
     "gmres",

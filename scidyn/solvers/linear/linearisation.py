@@ -43,6 +43,7 @@ class Point(Protocol):
     """A Jacobian at one point."""
 
     time_slope: Tensor | None
+    tensors: tuple[Tensor, ...]
 
     def factored(self, shift: Tensor) -> Factored:
         """Prepare ``I - shift * J``; ``shift`` has shape (1,) or (batch,)."""
@@ -53,6 +54,9 @@ class Linearisation(Protocol):
 
     def at(self, rate: Rate, where: TimeAndState, *, exact: bool, time: bool) -> Point:
         """Linearise at a point, with ``df/dt`` if ``time``; ``exact`` forbids differences."""
+
+    def restore(self, tensors: tuple[Tensor, ...], rate: Rate, where: TimeAndState) -> Point:
+        """Give the point whose ``tensors`` were kept; a Jacobian that has none is that of ``where``."""
 
 
 class Dense:
@@ -76,11 +80,16 @@ class Dense:
             slope = difference_time(rate, where) if time else None
         return _DensePoint(jacobian, slope)
 
+    def restore(self, tensors: tuple[Tensor, ...], rate: Rate, where: TimeAndState) -> _DensePoint:
+        """Give the point of a kept matrix."""
+        return _DensePoint(tensors[0], None)
+
 
 class _DensePoint:
     def __init__(self, jacobian: Tensor, time_slope: Tensor | None) -> None:
         self.jacobian = jacobian
         self.time_slope = time_slope
+        self.tensors: tuple[Tensor, ...] = (jacobian,)
 
     def factored(self, shift: Tensor) -> DenseMatrix:
         scaled = self.jacobian * (-shift.to(self.jacobian.dtype)).reshape(-1, 1, 1)
@@ -115,11 +124,16 @@ class Banded:
             slope = difference_time(rate, where) if time else None
         return _BandedPoint(torch.where(inside, bands, torch.zeros_like(bands)), self.lower, self.upper, slope)
 
+    def restore(self, tensors: tuple[Tensor, ...], rate: Rate, where: TimeAndState) -> _BandedPoint:
+        """Give the point of kept bands."""
+        return _BandedPoint(tensors[0], self.lower, self.upper, None)
+
 
 class _BandedPoint:
     def __init__(self, bands: Tensor, lower: int, upper: int, time_slope: Tensor | None) -> None:
         self.bands, self.lower, self.upper = bands, lower, upper
         self.time_slope = time_slope
+        self.tensors: tuple[Tensor, ...] = (bands,)
 
     def factored(self, shift: Tensor) -> BandedMatrix:
         scaled = self.bands * (-shift.to(self.bands.dtype)).reshape(-1, 1, 1)
@@ -153,6 +167,10 @@ class MatrixFree:
         slope = _time_only(rate, where, exact) if time else None
         return _FreePoint(rate, where, 1e-12 if exact else self._tol, exact, self._preconditioner, slope)
 
+    def restore(self, tensors: tuple[Tensor, ...], rate: Rate, where: TimeAndState) -> _FreePoint:
+        """Nothing is kept: products are taken at ``where``."""
+        return self.at(rate, where, exact=False, time=False)
+
 
 class _FreePoint:
     def __init__(
@@ -167,6 +185,7 @@ class _FreePoint:
         self.rate, self.where, self.tol, self.exact = rate, where, tol, exact
         self.preconditioner = preconditioner
         self.time_slope = time_slope
+        self.tensors: tuple[Tensor, ...] = ()
 
     def factored(self, shift: Tensor) -> _Krylov:
         return _Krylov(self, shift.to(self.where.y.dtype).unsqueeze(-1))

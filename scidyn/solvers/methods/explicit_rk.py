@@ -1,64 +1,105 @@
-"""One step of an explicit Runge–Kutta method, as a pure function."""
+"""Explicit Runge–Kutta methods: one step as a pure function of its tableau."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from scidyn.solvers.controller import Tolerance
+from scidyn.solvers.methods.stepper import Rate, Step
 from scidyn.solvers.tableaus import Tableau
 
-__all__ = ["Step", "advance", "step"]
-
-Rate = Callable[[Tensor, Tensor], Tensor]
+__all__ = ["ExplicitRK"]
 
 
-class Step(NamedTuple):
-    """What a step gives.
+@dataclass(frozen=True)
+class ExplicitRK:
+    """An explicit method whose last stage is the first of the next step; its carry is that rate.
 
-    Attributes
+    Parameters
     ----------
-    y1 : Tensor, shape (batch, D)
-        State at the end.
-    k_last : Tensor, shape (batch, D)
-        Rate at the end, the first rate of the next step.
-    err : Tensor, shape (batch, D), or None
-        Estimate of the local error.
-    coef : tuple of Tensor, each (batch, D)
-        ``y(t + θh) = y + h Σ_p θ^(p+1) coef[p]``.
+    tableau : Tableau
+        Coefficients.
     """
 
-    y1: Tensor
-    k_last: Tensor
-    err: Tensor | None
-    coef: tuple[Tensor, ...]
+    tableau: Tableau
 
+    @property
+    def name(self) -> str:
+        """What ``method=`` calls it."""
+        return self.tableau.name
 
-def step(rate: Rate, tableau: Tableau, t: Tensor, h: Tensor, y: Tensor, k1: Tensor) -> Step:
-    """Take one step of size ``h`` from ``(t, y)``, where ``k1 = rate(t, y)``.
+    @property
+    def order(self) -> int:
+        """Order of the advancing solution."""
+        return self.tableau.order
 
-    ``t`` and ``h`` have shape (1,) or (batch,). Nothing is read by the host and no input is changed.
-    """
-    scale = h.to(k1.real.dtype).unsqueeze(-1)
-    stages = [k1]
-    y1 = y
-    for node, row in zip(tableau.c[1:], tableau.a[1:], strict=True):
-        y1 = y + scale * _combine(row, stages)
-        stages.append(rate(t + node * h, y1))
-    err = None if tableau.error is None else scale * _combine(tableau.error, stages)
-    coef = tuple(_combine(column, stages) for column in zip(*tableau.dense, strict=True))
-    return Step(y1, stages[-1], err, coef)
+    @property
+    def error_order(self) -> int:
+        """Power of the step size in the error estimate."""
+        return self.tableau.error_order
 
+    @property
+    def dense_order(self) -> int:
+        """Order of the continuous extension."""
+        return self.tableau.dense_order
 
-def advance(rate: Rate, tableau: Tableau, t: Tensor, h: Tensor, y: Tensor) -> Tensor:
-    """Give only ``y1``: no reused rate, no error estimate, one evaluation less than :func:`step`."""
-    stages = [rate(t, y)]
-    scale = h.to(y.real.dtype).unsqueeze(-1)
-    for node, row in zip(tableau.c[1:-1], tableau.a[1:-1], strict=True):
-        stages.append(rate(t + node * h, y + scale * _combine(row, stages)))
-    return y + scale * _combine(tableau.a[-1], stages)
+    @property
+    def adaptive(self) -> bool:
+        """True if the tableau has an error estimate."""
+        return self.tableau.error is not None
+
+    @property
+    def implicit(self) -> bool:
+        """False: stages are evaluated one after the other."""
+        return False
+
+    @property
+    def evaluations(self) -> int:
+        """New evaluations of the vector field in a step."""
+        return self.tableau.stages - 1
+
+    def begin(self, rate: Rate, t: Tensor, y: Tensor, k1: Tensor) -> tuple[Tensor, ...]:
+        """Start from the known rate."""
+        return (k1,)
+
+    def step(
+        self, rate: Rate, t: Tensor, h: Tensor, y: Tensor, carry: tuple[Tensor, ...], tolerance: Tolerance
+    ) -> Step:
+        """Take one step of size ``h`` from ``(t, y)``; ``t`` and ``h`` have shape (1,) or (batch,)."""
+        return self._advance(rate, t, h, y, carry[0])
+
+    def replay(self, rate: Rate, t: Tensor, h: Tensor, y: Tensor, *, dense: bool = True) -> Step:
+        """Take the same step from ``(t, h, y)`` alone; without ``dense`` the last stage is not evaluated."""
+        if dense:
+            return self._advance(rate, t, h, y, rate(t, y))
+        stages, scale = [rate(t, y)], h.to(y.real.dtype).unsqueeze(-1)
+        for node, row in zip(self.tableau.c[1:-1], self.tableau.a[1:-1], strict=True):
+            stages.append(rate(t + node * h, y + scale * _combine(row, stages)))
+        return Step(y + scale * _combine(self.tableau.a[-1], stages), (), None, ())
+
+    def _advance(self, rate: Rate, t: Tensor, h: Tensor, y: Tensor, k1: Tensor) -> Step:
+        tableau = self.tableau
+        scale = h.to(k1.real.dtype).unsqueeze(-1)
+        stages, y1 = [k1], y
+        for node, row in zip(tableau.c[1:], tableau.a[1:], strict=True):
+            y1 = y + scale * _combine(row, stages)
+            stages.append(rate(t + node * h, y1))
+        err = None if tableau.error is None else scale * self._error(stages)
+        coef = tuple(_combine(column, stages) for column in zip(*tableau.dense, strict=True))
+        return Step(y1, (stages[-1],), err, coef)
+
+    def _error(self, stages: Sequence[Tensor]) -> Tensor:
+        """Estimate over the step size; with a second estimate the first is reduced where both are small."""
+        err = _combine(self.tableau.error or (), stages)
+        if self.tableau.second_error is None:
+            return err
+        second = _combine(self.tableau.second_error, stages)
+        size = torch.hypot(err.abs(), 0.1 * second.abs())
+        return err * (err.abs() / torch.where(size > 0, size, torch.ones_like(size)))
 
 
 def _combine(weights: Sequence[float], stages: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,84 @@
+"""Find the tensors that a vector field depends on, also those that it closes over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from scidyn.errors import OptionError
+from scidyn.solvers.field import Field
+
+__all__ = ["captured"]
+
+
+class _Watch(TorchFunctionMode):
+    """Note the tensors with gradients that enter an operation and were not made inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[int, Tensor] = {}
+        self.made: dict[int, Tensor] = {}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        for tensor in _tensors((args, kwargs)):
+            if id(tensor) not in self.made and tensor.requires_grad:
+                self.found.setdefault(id(tensor), tensor)
+        result = func(*args, **(kwargs or {}))
+        for tensor in _tensors(result):
+            if id(tensor) not in self.found:
+                self.made[id(tensor)] = tensor
+        return result
+
+
+def captured(field: Field, t: Tensor, y: Tensor, params: Sequence[Tensor] | None) -> tuple[Tensor, ...]:
+    """Tensors with gradients that one evaluation of the field uses.
+
+    They are the leaves of ``args``, the parameters of a module, and what a watched call meets; ``params``
+    replaces the watched call. A leaf that only compiled code sees is found in the graph of the result.
+    """
+    if params is not None:
+        _check(params)
+    owned = list(_tensors(field.args)) if params is None else [*params, *_tensors(field.args)]
+    if isinstance(field.f, torch.nn.Module):
+        owned += list(field.f.parameters())
+    found = {id(x): x for x in owned if x.requires_grad}
+    if params is None:
+        with torch.enable_grad(), _Watch() as watch:
+            rate = field(t.detach(), y.detach())
+        found |= {i: x for i, x in watch.found.items()}
+        if rate.requires_grad:
+            for leaf in _leaves(rate, list(found.values())):
+                found.setdefault(id(leaf), leaf)
+    return tuple(found.values())
+
+
+def _check(params: Sequence[Tensor]) -> None:
+    """Refuse a ``params`` that is not a sequence of tensors."""
+    if isinstance(params, Tensor) or not all(isinstance(p, Tensor) for p in params):
+        raise OptionError("params must be a sequence of tensors, such as list(model.parameters()).")
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    """Tensors among the leaves of nested tuples, lists and dicts."""
+    return (x for x in pytree.tree_leaves(tree) if isinstance(x, Tensor))
+
+
+def _leaves(result: Tensor, known: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Leaves of the graph of ``result``, not looking behind tensors that are known."""
+    stop = {x.grad_fn for x in known if x.grad_fn is not None}
+    seen, waiting = set(stop), [result.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            yield node.variable
+        waiting += [following for following, _ in node.next_functions]

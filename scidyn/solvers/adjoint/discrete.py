@@ -1,0 +1,101 @@
+r"""The discrete adjoint: the exact gradient of the computed solution from (t, h, y) per accepted step.
+
+With the step :math:`y_{n+1} = \Psi(t_n, h_n, y_n, p)` and the gradient :math:`\lambda` with respect to the
+states, the sweep backwards is
+
+.. math:: \lambda_n = \Psi_y^\top \lambda_{n+1} + q_n, \qquad g_p = \sum_n \Psi_p^\top \lambda_{n+1} + r_n,
+
+where :math:`q_n` and :math:`r_n` come from reported times inside step n. Every step is evaluated again
+from its record, so no graph of the solve is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scidyn.solvers.adjoint.direct import replay
+from scidyn.solvers.adjoint.records import Cotangents, Steps, add
+from scidyn.solvers.adjoint.together import Coupled, sweep_together, worthwhile
+from scidyn.solvers.arguments import Problem
+from scidyn.solvers.dense import locate
+from scidyn.solvers.loop import Trace
+
+__all__ = ["attach"]
+
+
+def attach(problem: Problem, trace: Trace, y0: Tensor, params: Sequence[Tensor]) -> Tensor:
+    """Give ``trace.y`` a gradient with respect to ``y0`` and ``params``; failed rows get none."""
+    bare = problem._replace(y0=problem.y0.detach(), times=problem.times.detach())
+    return _DiscreteAdjoint.apply(bare, trace.y, trace.times, trace.size, trace.states, y0, *params)
+
+
+class _DiscreteAdjoint(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, problem: Problem, y: Tensor, times: Tensor, size: Tensor, states: Tensor, y0: Tensor, *params: Tensor
+    ) -> Tensor:
+        ctx.problem = problem
+        ctx.save_for_backward(y, times, size, states, y0, *params)
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        y, times, size, states, y0, *params = ctx.saved_tensors
+        needed = ctx.needs_input_grad[5:]
+        grad = grad.masked_fill(torch.isnan(y).all(dim=-1, keepdim=True), 0.0)
+        if torch.is_grad_enabled():
+            found = _twice(ctx.problem, times, size, [y0, *params], needed, grad)
+        else:
+            found = _once(ctx.problem, Steps(times, size, states), params, grad)
+        kept = [g if need else None for g, need in zip(found, needed, strict=True)]
+        return None, None, None, None, None, *kept
+
+
+def _twice(
+    problem: Problem, times: Tensor, size: Tensor, inputs: list[Tensor], needed: Sequence[bool], grad: Tensor
+) -> list[Tensor | None]:
+    """Gradient that can be differentiated again: repeat the steps under autograd."""
+    fixed = problem.stepping == "fixed"
+    y = replay(problem.field, problem.method, inputs[0], times, size, problem.times, fixed)
+    chosen = [x for x, need in zip(inputs, needed, strict=True) if need]
+    found = iter(torch.autograd.grad(y, chosen, grad, create_graph=True, allow_unused=True))
+    return [next(found) if need else None for need in needed]
+
+
+def _once(problem: Problem, steps: Steps, params: Sequence[Tensor], grad: Tensor) -> list[Tensor | None]:
+    """Sweep over the steps from the last to the first."""
+    if len(steps.size) == 0:
+        return [grad.sum(dim=1), *[None] * len(params)]
+    index, theta = locate(steps.times, problem.times.expand(steps.times.shape[1], -1))
+    theta = torch.where(theta > 0.5, 1.0, 0.0) if problem.stepping == "fixed" else theta
+    outer = Cotangents.of(steps, index, theta, grad)
+    steps = steps.at_safe_states()
+    if worthwhile(problem, steps):
+        try:
+            return sweep_together(problem, steps, outer, params)
+        except Coupled:
+            pass
+    return _sweep(problem, steps, outer, params)
+
+
+def _sweep(problem: Problem, steps: Steps, outer: Cotangents, params: Sequence[Tensor]) -> list[Tensor | None]:
+    """One vector–Jacobian product per step."""
+    totals: list[Tensor | None] = [None] * len(params)
+    state_grad = outer.nodes[-1]
+    for n in range(len(steps.size) - 1, -1, -1):
+        moved = (steps.size[n] > 0).unsqueeze(-1)
+        with torch.enable_grad():
+            y = steps.states[n].detach().requires_grad_()
+            taken = problem.method.replay(problem.field, steps.times[n], steps.size[n], y, dense=outer.inside[n])
+        outputs, weights = [taken.y1], [torch.where(moved, state_grad, 0.0)]
+        if outer.inside[n]:
+            outputs += taken.coef
+            weights += outer.coef(n, len(taken.coef))
+        found = torch.autograd.grad(outputs, [y, *params], weights, allow_unused=True)
+        state_grad = outer.nodes[n] + torch.where(moved, found[0], state_grad)
+        totals = [add(total, new) for total, new in zip(totals, found[1:], strict=True)]
+    return [state_grad, *totals]

@@ -1,0 +1,1 @@
+"""Known libraries behind ``backend=``: the same arguments and the same Solution."""
