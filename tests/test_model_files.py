@@ -53,13 +53,13 @@ def test_an_edited_or_missing_file_is_named(saved):
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(bytes(content))
-    with pytest.raises(ArtifactError, match="model.safetensors is damaged"):
+    with pytest.raises(ArtifactError, match=r"model.safetensors is damaged"):
         scidyn.load(saved)
     file.write_bytes(bytes(content) + b"0" * 1000)
     with pytest.raises(ArtifactError, match=r"model.safetensors .* bytes"):
         scidyn.load(saved)
     file.unlink()
-    with pytest.raises(ArtifactError, match="model.safetensors is missing"):
+    with pytest.raises(ArtifactError, match=r"model.safetensors is missing"):
         scidyn.load(saved)
     with pytest.raises(ArtifactError, match="does not exist"):
         scidyn.load(saved.parent / "nowhere")

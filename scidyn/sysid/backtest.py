@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scidyn._check.values import number
+from scidyn.data import Batch
 from scidyn.data.schema import time_dim
 from scidyn.errors import SplitError
 from scidyn.metrics import coverage, mae, rmse
@@ -95,12 +96,16 @@ def backtest(
     """
     whole = observe(record, getattr(model, "noise", "auto"))
     border = _border(whole, at)
-    train, test = split_at(record, border)
+    clean = whole.dataset(
+        {n: torch.where(whole.batch.mask[..., k], whole.batch.y[..., k], torch.nan) for k, n in enumerate(whole.names)},
+        whole.units,
+    )
+    train, test = split_at(clean, border)
     _check(train, test, border)
     with progress_of(progress, "backtest") as bar:
         fitted = model.clone().fit(train, progress=bar)
     past = observe(train, fitted.noise_model_)
-    future = observe(test, "normal")
+    future = held_out(test, whole)
     name = type(fitted).__name__
     values = fitted._predict(future.batch.t, fitted.confidence)
     variables = list(past.names)
@@ -133,6 +138,17 @@ def split_at(record: xr.Dataset, at: float) -> tuple[xr.Dataset, xr.Dataset]:
         early = record["time"].values < at
         return record.isel(time=early), record.isel(time=~early)
     return _irregular(record, at, before=True), _irregular(record, at, before=False)
+
+
+def held_out(test: xr.Dataset, whole: Observations) -> Observations:
+    """The held-out part as tensors; a trajectory may have one time there, or none."""
+    rows = whole.batch.t.shape[0]
+    time = torch.as_tensor(test["time"].values.astype(float))
+    values = torch.stack([torch.as_tensor(test[n].values.astype(float)) for n in whole.names], dim=-1)
+    values = values.unsqueeze(0) if whole.single else values
+    seen = torch.isfinite(values)
+    batch = Batch(time.expand(rows, -1), values.nan_to_num() * seen, seen, None, None, whole.batch.index)
+    return Observations(batch, whole.names, whole.units, whole.noise, test[[]])
 
 
 def _irregular(record: xr.Dataset, at: float, *, before: bool) -> xr.Dataset:
@@ -200,4 +216,3 @@ def _coverage(values: dict[str, Tensor], future: Observations, names: list[str],
     return xr.DataArray(
         share.numpy(), dims="variable", coords={"variable": names}, name="coverage", attrs={"interval": interval}
     )
-

@@ -357,9 +357,8 @@ class Estimator:
             If the folder exists and ``overwrite`` is False, or cannot be written; nothing is changed then.
         """
         self._require_fitted("save")
-        from scidyn.sysid.archive import pack
-
         from scidyn.data.io.artefact import write_artefact
+        from scidyn.sysid.archive import pack
 
         manifest, tensors = pack(self)
         return write_artefact(Path(path), manifest, tensors, overwrite=overwrite)

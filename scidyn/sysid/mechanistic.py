@@ -21,6 +21,7 @@ from scidyn.sysid.shooting import Coordinates, Shooting, solve_states
 from scidyn.sysid.starts import state_scale, unit_factors
 from scidyn.sysid.summaries import history_dataset, initial_dataset, parameter_dataset, profile_dataset
 from scidyn.training import GaussNewtonResult, Progress
+from scidyn.training.gauss_newton import one_problem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -327,7 +328,7 @@ class MechanisticODE(Estimator):
             again = gauss_newton(
                 shooting, profiles.better[None], lower, upper, groups=groups, floor=self._floor, tolerance=1e-6
             )
-            result = GaussNewtonResult(*(part[0] for part in again[:-1]), again.history[:, 0])
+            result = one_problem(again, 0)
         return profiles, result
 
     # ---- results -------------------------------------------------------------------------------
@@ -349,7 +350,9 @@ class MechanisticODE(Estimator):
             covariance = covariance * freedom / result.residuals.square().sum()
         else:
             groups = self._residual_groups(shooting)
-            square = torch.zeros(len(self._floor), dtype=result.residuals.dtype).index_add(0, groups, result.residuals**2)
+            square = torch.zeros(len(self._floor), dtype=result.residuals.dtype).index_add(
+                0, groups, result.residuals**2
+            )
             count = torch.bincount(groups, minlength=len(self._floor))
             variance = square / count * len(shooting.target) / freedom + self._floor
             std = variance.sqrt()[self._group]
@@ -362,7 +365,7 @@ class MechanisticODE(Estimator):
             names, units, self.system, result.estimate, covariance, coordinates, profiles, self.confidence, freedom
         )
         self.profiles_ = profile_dataset(names, units, coordinates, profiles, threshold, self.confidence)
-        theta, y0 = coordinates.unpack(result.estimate)
+        _, y0 = coordinates.unpack(result.estimate)
         self.initial_ = initial_dataset(self.system.state_names, obs, y0, covariance, coordinates)
         self.history_ = history_dataset(result.history)
         values = self._predict(obs.batch.t, self.confidence)
@@ -507,5 +510,3 @@ class MechanisticODE(Estimator):
         self.log_likelihood_ = float(values["log_likelihood"])
         coordinates = Coordinates(*(tensors[n] for n in ("log_parameters", "log_states", "lower", "upper")))
         self._keep(tensors["coordinates"], tensors["covariance"], coordinates, tensors["atol"])
-
-

@@ -92,7 +92,7 @@ class NetworkField(nn.Module):
         """Evaluate dz/ds for z (batch, variable)."""
         return self.network(z) if self.system is None else self.mechanism(s, z) + self.network(z)
 
-    def solve(self, z0: Tensor, s: Tensor, adjoint: str | None | bool = True) -> Tensor:
+    def solve(self, z0: Tensor, s: Tensor, adjoint: str | bool | None = True) -> Tensor:
         """Scaled states (row, time, variable) from z0 (row, variable) at s[:, 0], s NaN-padded (row, time)."""
         options = dict(self.solver)
         wanted = options.pop("adjoint", None)

@@ -344,6 +344,4 @@ class NetworkModel(Estimator):
         self._field.load_state_dict(state)
 
     def _empty_field(self, nodes: Tensor, values: dict[str, Any]) -> NetworkField:
-        return NetworkField(
-            nodes, tuple(self.hidden), self._scaling, solver=self._solver(), activation=self.activation
-        )
+        return NetworkField(nodes, tuple(self.hidden), self._scaling, solver=self._solver(), activation=self.activation)

@@ -14,6 +14,7 @@ from scidyn.sysid.observations import Observations
 from scidyn.sysid.shooting import Coordinates, Shooting, solve_states
 from scidyn.sysid.starts import starting_parameters, starting_states, unit_factors
 from scidyn.training import GaussNewtonResult, Progress, gauss_newton, shooting_lengths, shooting_windows
+from scidyn.training.gauss_newton import one_problem
 
 if TYPE_CHECKING:
     from scidyn.systems import System
@@ -99,7 +100,7 @@ def search(
         order = result.cost.argsort()
         if last:
             best = int(order[0])
-            return GaussNewtonResult(*(part[best] for part in result[:-1]), result.history[:, best])
+            return one_problem(result, best)
         keep = order[: max(2, -(-len(order) // 2))]
         keep = keep[torch.isfinite(result.cost[keep])]
         theta, y0 = coordinates.unpack(result.estimate[keep])
@@ -113,8 +114,9 @@ def _inside(theta: Tensor, coordinates: Coordinates) -> Tensor:
     y0 = torch.ones(*theta.shape[:-1], 1, coordinates.sizes[1], dtype=theta.dtype)
     z = coordinates.pack(theta.abs().where(coordinates.log_parameters, theta), y0)
     lower, upper = coordinates.bounds(1)
-    theta, _ = coordinates.unpack(z.clamp(lower, upper))
-    good = torch.isfinite(theta).all(dim=1)
+    z = z.clamp(lower, upper)
+    theta, _ = coordinates.unpack(z)
+    good = torch.isfinite(z).all(dim=1) & torch.isfinite(theta).all(dim=1)
     if not bool(good.any()):
         raise FitError("no starting value is a finite number; construct the system with values near the data.")
     return theta[good]

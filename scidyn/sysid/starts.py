@@ -16,7 +16,7 @@ from scidyn.training import gauss_newton
 if TYPE_CHECKING:
     from scidyn.systems import System
 
-__all__ = ["match_increments", "state_scale", "starting_parameters", "starting_states", "unit_factors"]
+__all__ = ["match_increments", "starting_parameters", "starting_states", "state_scale", "unit_factors"]
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(3)
 SPREAD = 1.0

@@ -59,5 +59,3 @@ def _put_together(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, list):
         return [_put_together(v, tensors) for v in value]
     return value
-
-

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["FitResult", "Loss", "fit"]
 
 PATIENCE_WITH_NAN = 20
+LINE_SEARCH = 25
+"""Most evaluations in one line search."""
 
 
 class Loss(NamedTuple):
@@ -181,7 +183,9 @@ class _Loop:
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         if isinstance(stage, Adam):
             return torch.optim.Adam(parameters, lr=stage.learning_rate)
-        return torch.optim.LBFGS(parameters, lr=1.0, max_iter=1, line_search_fn="strong_wolfe", tolerance_grad=0.0)
+        return torch.optim.LBFGS(
+            parameters, lr=1.0, max_iter=1, max_eval=LINE_SEARCH, line_search_fn="strong_wolfe", tolerance_grad=0.0
+        )
 
     def advance(self) -> None:
         """Take one step, validate, and go to the next stage when this one is over."""
@@ -214,7 +218,7 @@ class _Loop:
         self.optimiser = self._optimiser()
 
     def _step(self, stage: Adam | LBFGS, batch: Any) -> tuple[float, float]:
-        """Loss before the step, and the largest entry of its gradient."""
+        """Loss before the step, and the largest entry of its gradient (0 if a line search found no better point)."""
         optimiser = self.optimiser
         if optimiser is None:
             raise FitError("the fit has no stage left.")
@@ -232,7 +236,7 @@ class _Loop:
             return loss
 
         if isinstance(stage, LBFGS):
-            optimiser.step(closure)
+            optimiser.step(closure)  # type: ignore[arg-type]  # torch's stubs say float, its code wants a Tensor
         else:
             if stage.schedule == "cosine":
                 for group in optimiser.param_groups:
@@ -246,7 +250,9 @@ class _Loop:
             self.model.load_state_dict(before)
             self.optimiser = self._optimiser()
             return math.nan, math.inf
-        return seen[0]
+        after = self.model.state_dict()
+        still = isinstance(stage, LBFGS) and all(torch.equal(before[k], after[k]) for k in before)
+        return seen[0][0], 0.0 if still else seen[0][1]
 
     def _validate(self) -> None:
         last = self.within >= self.stages[self.stage].iterations

@@ -16,6 +16,8 @@ __all__ = ["GaussNewtonResult", "gauss_newton"]
 
 SINGULAR = 1e-13
 LARGEST_DAMPING = 1e12
+SMALLEST_SQUARE = 1e-100
+"""Least sum of squares from which a variance is taken, so that exact fits have finite weights."""
 
 
 class GaussNewtonResult(NamedTuple):
@@ -53,10 +55,10 @@ class GaussNewtonResult(NamedTuple):
 
 
 class _Groups(NamedTuple):
-    """Residuals that share an unknown variance: membership (G, N), counts (G,), smallest variance (G,)."""
+    """Residuals that share an unknown variance: membership (G, N), sizes (G,), smallest variance (G,)."""
 
     member: Tensor
-    count: Tensor
+    size: Tensor
     floor: Tensor
 
 
@@ -145,10 +147,16 @@ def gauss_newton(
             "needed: (problem, residual) and (problem, residual, parameter)."
         )
     grouping = _grouping(groups, floor, r)
-    state = _minimise(evaluate, theta, r, jacobian, low, high, grouping, iterations, tolerance, damping)
-    if not bool(torch.isfinite(state.cost).any()):
+    if not bool(torch.isfinite(r).all(dim=1).any()):
         raise FitError("The residuals are not finite at any start; start from other values.")
-    return GaussNewtonResult(*(part[0] for part in state[:-1]), state.history[:, 0]) if single else state
+    state = _minimise(evaluate, theta, r, jacobian, low, high, grouping, iterations, tolerance, damping)
+    return one_problem(state, 0) if single else state
+
+
+def one_problem(result: GaussNewtonResult, index: int) -> GaussNewtonResult:
+    """Take one problem out of many."""
+    first = {name: getattr(result, name)[index] for name in result._fields if name != "history"}
+    return GaussNewtonResult(**first, history=result.history[:, index])
 
 
 def _bounds(theta: Tensor, lower: Tensor | None, upper: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -176,8 +184,8 @@ def _weigh(r: Tensor, groups: _Groups | None) -> tuple[Tensor, Tensor]:
     square = r * r
     if groups is None:
         return torch.nan_to_num(0.5 * square.sum(dim=1), nan=torch.inf), torch.ones_like(r)
-    variance = square @ groups.member.T / groups.count + groups.floor
-    cost = 0.5 * (groups.count * variance.log()).sum(dim=1)
+    variance = square @ groups.member.T / groups.size + groups.floor
+    cost = 0.5 * (groups.size * variance.log()).sum(dim=1)
     return torch.nan_to_num(cost, nan=torch.inf), variance.reciprocal() @ groups.member
 
 
@@ -250,9 +258,7 @@ def _normal_equations(
     return gradient, hessian, ~held
 
 
-def _stationary(
-    r: Tensor, weight: Tensor, gradient: Tensor, hessian: Tensor, free: Tensor, tolerance: float
-) -> Tensor:
+def _stationary(r: Tensor, weight: Tensor, gradient: Tensor, hessian: Tensor, free: Tensor, tolerance: float) -> Tensor:
     """True where every free column is orthogonal to the residuals up to the tolerance."""
     length = (weight * r * r).sum(dim=1).sqrt()
     column = torch.diagonal(hessian, dim1=1, dim2=2).sqrt()
@@ -276,7 +282,7 @@ def _covariance(jacobian: Tensor, weight: Tensor, r: Tensor, varies: Tensor, one
     """``N/(N − P) (Jᵀ W J)⁻¹`` over the parameters that are not fixed."""
     jacobian, weight, r = torch.nan_to_num(jacobian), torch.nan_to_num(weight), torch.nan_to_num(r)
     if one_variance:
-        weight = r.shape[1] / (r * r).sum(1, keepdim=True).clamp_min(torch.finfo(r.dtype).tiny) * weight
+        weight = r.shape[1] / (r * r).sum(1, keepdim=True).clamp_min(SMALLEST_SQUARE) * weight
     both = (varies.unsqueeze(1) & varies.unsqueeze(2)).to(jacobian)
     hessian = (jacobian * weight.unsqueeze(-1)).transpose(1, 2) @ jacobian * both
     diagonal = torch.diagonal(hessian, dim1=1, dim2=2)

@@ -94,13 +94,13 @@ def shooting_windows(batch: Batch, length: int) -> Windows:
     """
     integer("length", length, at_least=2)
     counts = torch.isfinite(batch.t).sum(dim=1).tolist()
-    rows, firsts = [], []
-    for row, count in enumerate(counts):
-        for first in range(0, max(count - 1, 1), length - 1):
-            rows.append(row)
-            firsts.append(first)
+    starts = [
+        (trajectory, begin)
+        for trajectory, times in enumerate(counts)
+        for begin in range(0, max(times - 1, 1), length - 1)
+    ]
     device = batch.t.device
-    row, first = torch.tensor(rows, device=device), torch.tensor(firsts, device=device)
+    row, first = torch.tensor(starts, device=device).unbind(dim=1)
     columns = first.unsqueeze(1) + torch.arange(length, device=device)
     inside = columns < torch.tensor(counts, device=device)[row].unsqueeze(1)
     columns = columns.clamp_max(batch.t.shape[1] - 1)

@@ -65,7 +65,7 @@ def test_options(record):
 
 
 def test_variables(record):
-    with pytest.raises(DataError, match="3 states .* 2 variables"):
+    with pytest.raises(DataError, match=r"3 states .* 2 variables"):
         MechanisticODE(Lorenz63()).fit(record)
     with pytest.raises(OptionError, match="Did you mean 'prey'"):
         MechanisticODE(LotkaVolterra(), variables={"pray": "hare"}).fit(record)

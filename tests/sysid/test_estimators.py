@@ -75,8 +75,8 @@ def test_predictions_continue_the_fit(kind, fits, record):
     again = model.predict(record["time"].values)
     np.testing.assert_allclose(again["hare"], model.fitted_["hare"], rtol=1e-8 if kind == "mechanistic" else 1e-5)
     wide, narrow = model.predict([1925.0], interval=0.95), model.predict([1925.0], interval=0.5)
-    assert float(wide["hare_lower"]) < float(narrow["hare_lower"]) < float(narrow["hare_upper"])
-    assert float(narrow["hare_upper"]) < float(wide["hare_upper"])
+    assert wide["hare_lower"].item() < narrow["hare_lower"].item() < narrow["hare_upper"].item()
+    assert narrow["hare_upper"].item() < wide["hare_upper"].item()
     with pytest.raises(TimeGridError, match="starts at 1900"):
         model.predict([1899.0])
     with pytest.raises(TimeGridError, match="goes back"):

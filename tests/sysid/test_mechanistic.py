@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from mechanisms import Decay, TwoRates
 from scipy import stats
 from scipy.integrate import solve_ivp
 from scipy.optimize import least_squares
@@ -13,8 +14,6 @@ from scidyn.data import from_arrays
 from scidyn.errors import FitWarning
 from scidyn.sysid import MechanisticODE
 from scidyn.systems import Lorenz63, LotkaVolterra, VanDerPol
-
-from mechanisms import Decay, TwoRates
 
 BAYES = {"alpha": 0.55, "beta": 0.028, "gamma": 0.80, "delta": 0.024}
 """Posterior means of the literature's log-normal fit of the record."""

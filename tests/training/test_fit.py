@@ -27,7 +27,7 @@ calls = 0
 def objective(model, batch):
     global calls
     calls += 1
-    if calls == KILL:
+    if calls == STOP_AT:
         os.kill(os.getpid(), signal.SIGKILL)
     loss = ((model(batch) - torch.sin(2 * batch)) ** 2).mean()
     return Loss(loss, {"mse": loss})
@@ -44,7 +44,7 @@ print(torch.cat([p.flatten() for p in model.parameters()]).detach().numpy().toby
 
 
 def run(kill, folder):
-    code = SCRIPT.replace("KILL", str(kill))
+    code = SCRIPT.replace("STOP_AT", str(kill))
     return subprocess.run(
         [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, cwd=ROOT, check=False
     )
@@ -91,7 +91,7 @@ def test_early_stopping_keeps_the_best_of_the_validation():
     result = fit(model, objective, 10.0, stages=[Adam(500, 0.1, patience=5)], validation=3.0)
     assert result.stopped_by == "patience"
     assert float(model.x.detach()) == pytest.approx(3.0, abs=0.1)
-    assert int(result.history["validation"].argmin()) + 1 == result.best_iteration
+    assert int(result.history["validation"].values.argmin()) + 1 == result.best_iteration
     assert result.history.sizes["iteration"] == result.best_iteration + 5
 
 
@@ -118,5 +118,5 @@ def test_bad_input(tmp_path):
         fit(Point(0.0, 0.0), rosenbrock, None, stages=[Adam(4)], checkpoint=tmp_path / "c")
     manifest = tmp_path / "c" / "manifest.json"
     manifest.write_bytes(manifest.read_bytes()[:100])
-    with pytest.raises(ArtifactError, match="manifest.json is truncated"):
+    with pytest.raises(ArtifactError, match=r"manifest.json is truncated"):
         fit(Point(0.0, 0.0), rosenbrock, None, stages=[Adam(3)], checkpoint=tmp_path / "c")

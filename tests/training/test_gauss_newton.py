@@ -23,7 +23,9 @@ def decay(p):
 
 
 def scipy_fit(start, **bounds):
-    return least_squares(lambda p: decay(torch.tensor(p, dtype=F64))[0].numpy(), start, xtol=1e-14, gtol=1e-14, **bounds)
+    return least_squares(
+        lambda p: decay(torch.tensor(p, dtype=F64))[0].numpy(), start, xtol=1e-14, gtol=1e-14, **bounds
+    )
 
 
 def test_agrees_with_scipy():
