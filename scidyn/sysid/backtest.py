@@ -91,7 +91,7 @@ def backtest(
     >>> from scidyn.systems import LotkaVolterra
     >>> record = scidyn.datasets.load("lynx_hare")
     >>> trial = backtest(MechanisticODE(LotkaVolterra(), profile=False), record, at=1914)
-    >>> list(trial.errors["model"].values)
+    >>> trial.errors["model"].values.tolist()
     ['MechanisticODE', 'persistence', 'linear autoregression']
     """
     whole = observe(record, getattr(model, "noise", "auto"))

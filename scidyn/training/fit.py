@@ -24,6 +24,8 @@ __all__ = ["FitResult", "Loss", "fit"]
 PATIENCE_WITH_NAN = 20
 LINE_SEARCH = 25
 """Most evaluations in one line search."""
+SMALLEST_CHANGE = 1e-15
+"""Where a line search gives up; the stage's tolerance on the gradient decides before."""
 
 
 class Loss(NamedTuple):
@@ -184,7 +186,13 @@ class _Loop:
         if isinstance(stage, Adam):
             return torch.optim.Adam(parameters, lr=stage.learning_rate)
         return torch.optim.LBFGS(
-            parameters, lr=1.0, max_iter=1, max_eval=LINE_SEARCH, line_search_fn="strong_wolfe", tolerance_grad=0.0
+            parameters,
+            lr=1.0,
+            max_iter=1,
+            max_eval=LINE_SEARCH,
+            line_search_fn="strong_wolfe",
+            tolerance_grad=0.0,
+            tolerance_change=SMALLEST_CHANGE,
         )
 
     def advance(self) -> None:
