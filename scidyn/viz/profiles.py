@@ -1,0 +1,96 @@
+"""Profile likelihoods: how much worse the fit becomes as one parameter is moved and the others refitted."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from scidyn.errors import DataError
+from scidyn.viz.style import MUTED, SERIES, panels, title
+
+__all__ = ["plot_profiles", "threshold"]
+
+
+def plot_profiles(model: Any, *, ax: Any = None) -> np.ndarray:
+    r"""Draw the profile likelihood of every parameter with the threshold that defines its interval.
+
+    The curve is the deviance ``2 (ℓ(θ̂) − max ℓ(θ | θ_k))``, zero at the estimate; the interval
+    holds the values below the quantile of χ² with one degree of freedom. A parabola means that
+    the standard error tells the same; a flat side means that the data do not bound the parameter.
+
+    Parameters
+    ----------
+    model : estimator
+        Fitted, with ``profiles_``.
+    ax : array of Axes or Figure, optional
+        Where to draw; default a new figure.
+
+    Returns
+    -------
+    ndarray of matplotlib.axes.Axes, one per parameter
+
+    Raises
+    ------
+    scidyn.errors.DataError
+        If the model has no profiles, as a network has none.
+
+    Examples
+    --------
+    >>> import scidyn
+    >>> from scidyn.sysid import MechanisticODE
+    >>> from scidyn.systems import LotkaVolterra
+    >>> model = MechanisticODE(LotkaVolterra()).fit(scidyn.datasets.load("lynx_hare"))
+    >>> len(scidyn.viz.plot_profiles(model))
+    4
+
+    References
+    ----------
+    A. Raue et al., Bioinformatics 25(15), 1923–1929, 2009.
+    """
+    profiles = getattr(model, "profiles_", None)
+    if profiles is None:
+        raise DataError(f"{type(model).__name__} has no profile likelihoods; only models with parameters have.")
+    names = [str(n) for n in profiles["parameter"].values]
+    columns = min(4, len(names))
+    rows = math.ceil(len(names) / columns)
+    cells = panels(ax, rows, columns, width=max(3.2, 2.15 * columns), height=2.25, sharey=True).ravel()
+    limit = threshold(model.confidence)
+    for k, name in enumerate(names):
+        _curve(cells[k], model, profiles, name, limit)
+        if k % columns == 0:
+            cells[k].set_ylabel("deviance")
+    for spare in cells[len(names) :]:
+        spare.set_axis_off()
+    cells[0].set_ylim(-0.15, 2.2 * limit)
+    return cells[: len(names)]
+
+
+def threshold(confidence: float) -> float:
+    """The ``confidence`` quantile of χ² with one degree of freedom."""
+    from scipy.special import ndtri
+
+    return float(ndtri(0.5 + confidence / 2.0)) ** 2
+
+
+def _curve(ax: Any, model: Any, profiles: Any, name: str, limit: float) -> None:
+    one, table = profiles.sel(parameter=name), model.parameters_.sel(parameter=name)
+    value = np.asarray(one["value"].values, dtype=float)
+    deviance = np.asarray(one["deviance"].values, dtype=float)
+    seen = np.isfinite(value) & np.isfinite(deviance)
+    order = np.argsort(value[seen])
+    units = str(table["units"].item())
+    lower, upper = float(table["lower"]), float(table["upper"])
+    if math.isfinite(lower) and math.isfinite(upper):
+        ax.axvspan(lower, upper, color=SERIES[0], alpha=0.10, linewidth=0)
+    ax.axhline(limit, color=SERIES[1], linewidth=1.0, linestyle=(0, (5, 3)))
+    ax.plot(value[seen][order], deviance[seen][order], color=SERIES[0], linewidth=1.8)
+    ax.plot([float(table["estimate"])], [0.0], "o", color=SERIES[0], markersize=5, clip_on=False)
+    ax.annotate(
+        f"{round(100 * model.confidence)} %", (0.98, limit), xycoords=ax.get_yaxis_transform(), xytext=(0, 3),
+        textcoords="offset points", ha="right", fontsize=8, color=SERIES[1],
+    )  # fmt: skip
+    ax.set_xlabel(units if units != "1" else "", fontsize=8.5, color=MUTED)
+    ax.locator_params(axis="x", nbins=4)
+    title(ax, name)
