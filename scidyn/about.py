@@ -100,7 +100,9 @@ def cite(obj: Any = None) -> str:
 def _keys(obj: Any) -> list[str]:
     if isinstance(obj, str):
         if obj not in _WORKS:
-            raise OptionError(f"cite knows no work named {obj!r}; known: {', '.join(_WORKS)}.{did_you_mean(obj, _WORKS)}")
+            raise OptionError(
+                f"cite knows no work named {obj!r}; known: {', '.join(_WORKS)}.{did_you_mean(obj, _WORKS)}"
+            )
         return list(_WORKS[obj])
     kind = obj if isinstance(obj, type) else type(obj)
     own = next((_WORKS[c.__name__] for c in kind.__mro__ if c.__name__ in _WORKS), None)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scidyn.data.io import atomic
+from scidyn.errors import ArtifactError
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -27,14 +30,30 @@ def fit_and_report(
 
     with Progress("scidyn fit", enabled=progress) as bar:
         bar.stage("judge the forecast on held-out times")
-        trial = sysid.backtest(model, record, at=hold_out_from)
+        trial = sysid.backtest(model, record, at=hold_out_from, progress=bar)
         bar.stage("fit the whole record")
-        model.fit(record)
+        model.fit(record, progress=bar)
         bar.stage("write the report")
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         model.save(out / "model", overwrite=overwrite)
         data.save(model.fitted_, out / "fitted.csv", overwrite=overwrite)
-        report = viz.report(model, record, out / "report.html", backtest=trial)
+        write_table(trial.errors, out / "forecast-errors.csv")
+        if getattr(model, "parameters_", None) is not None:
+            write_table(model.parameters_, out / "parameters.csv")
+        report = viz.report(model, record, out / "report.html", backtest=trial, overwrite=overwrite)
     print_parameters(model)
-    print_forecast_errors(trial)
+    print_forecast_errors(trial.errors)
     print(f"\nreport: {report}\nmodel:  {out / 'model'}")
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder of results."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"{out} could not be made: {error}.") from error
+
+
+def write_table(table: xr.Dataset, path: Path) -> None:
+    """A table of results as CSV, one row per entry."""
+    atomic.write_bytes(path, table.to_dataframe().to_csv().encode())

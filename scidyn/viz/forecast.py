@@ -92,9 +92,7 @@ def _dense_forecast(backtest: Any, own: str) -> Any:
     return backtest.model.predict(grid, interval=backtest.model.confidence)
 
 
-def _name_the_lines(
-    ax: Axes, backtest: Any, name: str, own: str, naive: list[str], shade: str
-) -> None:
+def _name_the_lines(ax: Axes, backtest: Any, name: str, own: str, naive: list[str], shade: str) -> None:
     """Labels at the right ends, moved apart where they would overlap."""
     ends = [(own, _last(backtest.forecasts[own], name), shade, "bold")]
     ends += [(other, _last(backtest.forecasts[other], name), MUTED, "normal") for other in naive]
@@ -123,4 +121,3 @@ def _name_the_parts(ax: Axes, backtest: Any) -> None:
             text, (backtest.at, 1.0), xycoords=across, xytext=(shift, 3), textcoords="offset points",
             ha=side, va="bottom", fontsize=8.5, color=MUTED,
         )  # fmt: skip
-

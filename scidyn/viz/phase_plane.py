@@ -29,8 +29,9 @@ class FixedPoint(NamedTuple):
 def plot_phase_plane(model: Any, record: xr.Dataset, *, variables: Any = None, ax: Any = None) -> Any:
     """Draw the fitted vector field as streamlines with the orbit, the measured states and the fixed point.
 
-    With more than two variables the plane is a slice: the others stand at their medians. With
-    one variable its rate of change is drawn against its value.
+    With more than two states the plane is a slice: the others stand at their medians, or, where
+    they were not measured, at their fitted initial values. With one variable its rate of change
+    is drawn against its value.
 
     Parameters
     ----------
@@ -69,18 +70,18 @@ def plot_phase_plane(model: Any, record: xr.Dataset, *, variables: Any = None, a
     names = list(model.variables_)
     chosen = [choice("variables", str(v), names) for v in variables] if variables is not None else names[:2]
     (one,) = panels(ax, 1, 1, width=5.6, height=4.4).ravel()
-    states = np.stack([np.concatenate([c.y for c in curves(record, n)]) for n in names], axis=-1)
-    middle = np.nanmedian(states, axis=0)
+    columns = dict(zip(names, state_columns(model), strict=True))
+    middle = middle_state(model, record)
     when = float(np.nanmin(record["time"].values))
     if len(chosen) == 1:
-        return _rate_curve(one, model, record, chosen[0], middle, when)
-    index = [names.index(n) for n in chosen]
+        return _rate_curve(one, model, record, chosen[0], columns[chosen[0]], middle, when)
+    index = [columns[n] for n in chosen]
     fine = dense_fit(model, record)
-    orbits = [
-        (a, b)
-        for a, b, _ in zip(curves(fine, chosen[0]), curves(fine, chosen[1]), range(MOST), strict=False)
-    ]
-    x, y = (_range([states[:, i], *(orbit[k].y for orbit in orbits)]) for k, i in enumerate(index))
+    orbits = list(zip(curves(fine, chosen[0]), curves(fine, chosen[1]), strict=True))[:MOST]
+    x, y = (
+        _range([*(c.y for c in curves(record, name)), *(orbit[k].y for orbit in orbits)])
+        for k, name in enumerate(chosen)
+    )
     _streamlines(one, model, x, y, index, middle, when)
     for a, b in orbits:
         one.plot(a.y, b.y, color=SERIES[0], linewidth=2.0, zorder=3)
@@ -89,9 +90,32 @@ def plot_phase_plane(model: Any, record: xr.Dataset, *, variables: Any = None, a
     if point is not None:
         _mark(one, point, index, x, y)
     one.set(xlim=x, ylim=y, xlabel=axis_label(record, chosen[0]), ylabel=axis_label(record, chosen[1]))
-    others = [n for n in names if n not in chosen]
-    title(one, "fitted vector field and orbit" + (f"; {', '.join(others)} at the median" if others else ""))
+    others = len(middle) - 2
+    title(one, "fitted vector field and orbit" + ("; other states held" if others else ""))
     return one
+
+
+def state_columns(model: Any) -> tuple[int, ...]:
+    """Which component of the state each variable measures: its own place, unless a mechanism says otherwise."""
+    from scidyn.systems import System
+
+    names = tuple(str(v) for v in model.variables_)
+    if not isinstance(getattr(model, "system", None), System):
+        return tuple(range(len(names)))
+    from scidyn.sysid.observations import match_variables
+
+    return match_variables(model.system, names, getattr(model, "variables", None))
+
+
+def middle_state(model: Any, record: xr.Dataset) -> np.ndarray:
+    """A state in the middle of the data: medians of what was measured, initial values of what was not."""
+    columns = state_columns(model)
+    hidden = getattr(model, "initial_", None)
+    size = max(columns) + 1 if hidden is None else hidden.sizes["state"]
+    middle = np.zeros(size) if hidden is None else hidden["estimate"].mean("trajectory").values.astype(float)
+    for name, column in zip(model.variables_, columns, strict=True):
+        middle[column] = np.nanmedian(np.concatenate([c.y for c in curves(record, name)]))
+    return middle
 
 
 def find_fixed_point(model: Any, start: np.ndarray, when: float) -> FixedPoint | None:
@@ -183,16 +207,18 @@ def _mark(ax: Axes, point: FixedPoint, index: list[int], x: tuple[float, float],
 
 
 def _rate_curve(
-    ax: Axes, model: Any, record: xr.Dataset, name: str, middle: np.ndarray, when: float
+    ax: Axes, model: Any, record: xr.Dataset, name: str, column: int, middle: np.ndarray, when: float
 ) -> Axes:
     low, high = _range([c.y for c in curves(record, name)])
     grid = np.linspace(low, high, 200)
-    ax.plot(grid, evaluate(model, grid[:, None], when)[:, 0], color=SERIES[0], linewidth=1.8)
+    states = np.broadcast_to(middle, (grid.size, middle.size)).copy()
+    states[:, column] = grid
+    ax.plot(grid, evaluate(model, states, when)[:, column], color=SERIES[0], linewidth=1.8)
     ax.axhline(0.0, color=MUTED, linewidth=0.8)
     point = find_fixed_point(model, middle, when)
-    if point is not None and low <= point.state[0] <= high:
-        ax.plot(point.state, [0.0], "P", color=SERIES[1], markersize=9, markeredgecolor=PAPER)
-        note(ax, point.state[0], 0.0, f"fixed point ({point.kind})", SERIES[1], xytext=(8, 10))
+    if point is not None and low <= point.state[column] <= high:
+        ax.plot(point.state[[column]], [0.0], "P", color=SERIES[1], markersize=9, markeredgecolor=PAPER)
+        note(ax, point.state[column], 0.0, f"fixed point ({point.kind})", SERIES[1], xytext=(8, 10))
     units = f"{record[name].attrs.get('units', '1')}/{record['time'].attrs.get('units', '1')}"
     ax.set(xlabel=axis_label(record, name), ylabel=with_units(f"rate of {name}", units))
     title(ax, "fitted rate of change")

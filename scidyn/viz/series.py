@@ -13,7 +13,17 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
-__all__ = ["MOST", "Curve", "axis_label", "curves", "mean_names", "time_axis", "time_label", "trajectories", "with_units"]
+__all__ = [
+    "MOST",
+    "Curve",
+    "axis_label",
+    "curves",
+    "mean_names",
+    "time_axis",
+    "time_label",
+    "trajectories",
+    "with_units",
+]
 
 MOST = 4  # trajectories that one figure shows side by side
 

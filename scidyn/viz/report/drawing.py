@@ -51,7 +51,12 @@ def inline_svg(figure: Any, key: str, alt: str) -> Markup:
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{key}-\1)", body)
     body = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{key}-\1"', body)
     body = re.sub(r"#[0-9a-f]{6}\b", lambda m: f"var({_THEME[m[0]]})" if m[0] in _THEME else m[0], body)
-    body = re.sub(r"(font: [^;\"]*?)'DejaVu Sans'[^;\"]*", r"\1var(--sans)", body)
+    body = re.sub(r"font(?:-family)?: [^;\"]*'DejaVu Sans'[^;\"]*", _page_font, body)
     title = tag("title", alt, id=f"{key}-alt")
     opening = f'<svg {box[0] if box else ""} role="img" aria-labelledby="{key}-alt">'
     return Markup(f"{opening}{title}{body.strip()}")
+
+
+def _page_font(match: re.Match[str]) -> str:
+    """A font declaration with the page's own family, in matplotlib's long or short form."""
+    return re.sub(r"'DejaVu Sans'.*", "var(--sans)", match[0])

@@ -13,7 +13,7 @@ from scidyn.viz.convergence import plot_convergence
 from scidyn.viz.fit import plot_fit
 from scidyn.viz.forecast import plot_forecast
 from scidyn.viz.phase_plane import plot_phase_plane
-from scidyn.viz.profiles import plot_profiles
+from scidyn.viz.profiles import has_profiles, plot_profiles
 from scidyn.viz.report.drawing import figure_block
 from scidyn.viz.report.markup import Markup, tag
 from scidyn.viz.report.sentences import (
@@ -123,7 +123,11 @@ def page(model: Any, record: xr.Dataset, backtest: Any) -> str:
 
 def _about(model: Any, record: xr.Dataset) -> list[str]:
     words = [str(record.attrs["title"])] if record.attrs.get("title") else []
-    return [*words, span(record), *([f"fitted {model.provenance_['date']}"] if "date" in model.provenance_ else [])]
+    return [
+        *words,
+        span(record),
+        *([f"fitted {str(model.provenance_['date'])[:10]}"] if "date" in model.provenance_ else []),
+    ]
 
 
 def _section(key: str, name: str, *children: str | None) -> Markup:
@@ -199,7 +203,7 @@ def _parameters(model: Any) -> Markup | None:
     if getattr(model, "parameters_", None) is None:
         return None
     drawn = None
-    if getattr(model, "profiles_", None) is not None:
+    if has_profiles(model):
         names = join([str(n) for n in model.profiles_["parameter"].values])
         drawn = figure_block(
             "profiles",
@@ -224,8 +228,8 @@ def _plane(model: Any, record: xr.Dataset) -> Markup:
             if alone
             else f"Streamlines of the fitted vector field in the plane of {join(names[:2])}, with the fitted orbit, "
             "the measured states and the fixed point.",
-            caption="Where the model says that every state moves. The cross marks the fixed point, if there is one in "
-            "view.",
+            caption="Grey: where the model says that every state moves. Line: fitted orbit. Dots: measured. "
+            "The cross marks the fixed point, if there is one in view.",
         ),
     )
 

@@ -16,8 +16,10 @@ __all__ = ["heading", "join", "noise_sentence", "number", "span", "spread", "ver
 
 
 def number(x: float, digits: int = 3) -> str:
-    """A number as a person writes it; a dash where there is none."""
-    if not math.isfinite(x):
+    """A number as a person writes it; a dash for NaN."""
+    if math.isinf(x):
+        return "∞" if x > 0 else "−∞"
+    if math.isnan(x):
         return "–"
     text = f"{x:.{digits}g}"
     if "e" in text and 1e-5 < abs(x) < 1e6:

@@ -52,7 +52,7 @@ def parameters_table(model: Any) -> Markup:
         ("units", False),
         ("meaning", False),
     ]
-    return _table("Parameters with profile-likelihood intervals", heads, rows)
+    return _table(f"Parameters; intervals from {table.attrs.get('interval', 'the fit')}", heads, rows)
 
 
 def errors_table(errors: xr.Dataset, units: Mapping[str, str]) -> Markup:
