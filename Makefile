@@ -6,14 +6,16 @@ LOCK   := constraints/lock.txt
 PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check -c $(LOCK)
 READY  := $(VENV)/.ready
 TOOLS  := $(VENV)/.tools
+WORKERS ?= 2
 
 .PHONY: demo test check lint types imports docs bench clean lock
 
 demo: $(READY)
 	@$(BIN)/python -m scidyn demo
 
+# one thread a worker, so that the workers do not fight for the cores
 test: $(READY)
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS) --dist worksteal
 
 check: lint types imports docs test
 
