@@ -43,6 +43,7 @@ html_theme_options = {
 def _plain_stars(text: str) -> str:
     """Shapes are written ``(*batch, state)``; outside literals reST would take the star for emphasis."""
     parts = re.split(r"(``.*?``|:math:`.*?`|`[^`]*`)", text)
+    parts[0] = re.sub(r"^(\s*[A-Z])\. ", r"\1\\. ", parts[0])  # an author's initial is no item of a list
     return "".join(part if k % 2 else re.sub(r"(?<![\\*\w])\*(?=\w)", r"\\*", part) for k, part in enumerate(parts))
 
 

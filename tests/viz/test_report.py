@@ -187,8 +187,9 @@ def chromium(page, folder, *options):
     return subprocess.run(
         [
             CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
-            "--v=0", f"--user-data-dir={folder / 'profile'}", *options, "--dump-dom", page.as_uri(),
+            "--disable-background-networking", "--disable-component-update", "--disable-sync",
+            "--enable-logging=stderr", "--v=0", f"--user-data-dir={folder / 'profile'}", *options,
+            "--dump-dom", page.as_uri(),
         ],
         capture_output=True, text=True, timeout=90, check=True,
     )  # fmt: skip
