@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,10 @@ def fit_and_report(
     from scidyn.cli.tables import print_forecast_errors, print_parameters
     from scidyn.training.progress import Progress
 
+    spare_threads()
     with Progress("scidyn fit", enabled=progress) as bar:
         bar.stage("judge the forecast on held-out times")
-        trial = sysid.backtest(model, record, at=hold_out_from, progress=bar)
+        trial = sysid.backtest(without_profiles(model), record, at=hold_out_from, progress=bar)
         bar.stage("fit the whole record")
         model.fit(record, progress=bar)
         bar.stage("write the report")
@@ -44,6 +46,20 @@ def fit_and_report(
     print_parameters(model)
     print_forecast_errors(trial.errors)
     print(f"\nreport: {report}\nmodel:  {out / 'model'}")
+
+
+def spare_threads() -> None:
+    """Use one thread unless the user set a number: the matrices are small, and threads only wait for each other."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        import torch
+
+        torch.set_num_threads(1)
+
+
+def without_profiles(model: Any) -> Any:
+    """An unfitted copy that skips profile likelihoods: the judgement of a forecast needs none."""
+    options = model.get_params()
+    return type(model)(**options | ({"profile": False} if "profile" in options else {}))
 
 
 def make_folder(out: Path) -> None:

@@ -65,9 +65,7 @@ def rmse(
     return _mean((forecast - data) ** 2, _observed(data, mask, forecast), dim).sqrt()
 
 
-def mae(
-    forecast: Tensor, data: Tensor, mask: Tensor | None = None, dim: int | tuple[int, ...] | None = None
-) -> Tensor:
+def mae(forecast: Tensor, data: Tensor, mask: Tensor | None = None, dim: int | tuple[int, ...] | None = None) -> Tensor:
     r"""Mean absolute error ``mean |ŷ − y|`` over observed values.
 
     Parameters

@@ -349,7 +349,9 @@ class MechanisticODE(Estimator):
             covariance = covariance * freedom / result.residuals.square().sum()
         else:
             groups = self._residual_groups(shooting)
-            square = torch.zeros(len(self._floor), dtype=result.residuals.dtype).index_add(0, groups, result.residuals**2)
+            square = torch.zeros(len(self._floor), dtype=result.residuals.dtype).index_add(
+                0, groups, result.residuals**2
+            )
             count = torch.bincount(groups, minlength=len(self._floor))
             variance = square / count * len(shooting.target) / freedom + self._floor
             std = variance.sqrt()[self._group]
@@ -506,5 +508,3 @@ class MechanisticODE(Estimator):
         self.log_likelihood_ = float(values["log_likelihood"])
         coordinates = Coordinates(*(tensors[n] for n in ("log_parameters", "log_states", "lower", "upper")))
         self._keep(tensors["coordinates"], tensors["covariance"], coordinates, tensors["atol"])
-
-

@@ -65,7 +65,9 @@ class Observations:
         """Coordinates in which the noise is additive: logarithms for log-normal noise."""
         return torch.where(y > 0, y, torch.nan).log() if self.noise == "lognormal" else y
 
-    def dataset(self, values: Mapping[str, Tensor], units: Mapping[str, str], where: Tensor | None = None) -> xr.Dataset:
+    def dataset(
+        self, values: Mapping[str, Tensor], units: Mapping[str, str], where: Tensor | None = None
+    ) -> xr.Dataset:
         """Put tensors (trajectory, time) on the record's coordinates; NaN where ``where`` is False."""
         import xarray as xr
 

@@ -180,5 +180,3 @@ def solve_states(
         on_failure=on_failure,
     )
     return solution.y
-
-

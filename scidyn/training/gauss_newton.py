@@ -250,9 +250,7 @@ def _normal_equations(
     return gradient, hessian, ~held
 
 
-def _stationary(
-    r: Tensor, weight: Tensor, gradient: Tensor, hessian: Tensor, free: Tensor, tolerance: float
-) -> Tensor:
+def _stationary(r: Tensor, weight: Tensor, gradient: Tensor, hessian: Tensor, free: Tensor, tolerance: float) -> Tensor:
     """True where every free column is orthogonal to the residuals up to the tolerance."""
     length = (weight * r * r).sum(dim=1).sqrt()
     column = torch.diagonal(hessian, dim1=1, dim2=2).sqrt()

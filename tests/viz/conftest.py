@@ -115,8 +115,9 @@ def backtest_of(model, record, cut=CUT):
         },
         coords={"model": list(forecasts), "variable": ["hare", "lynx"]},
     )
+    covered = xr.DataArray([0.86, 0.71], dims="variable", coords={"variable": ["hare", "lynx"]})
     return SimpleNamespace(
-        errors=errors, forecasts=forecasts, at=cut, train=train, test=test, model=model, coverage=0.86
+        errors=errors, forecasts=forecasts, at=cut, train=train, test=test, model=model, coverage=covered
     )
 
 

@@ -18,6 +18,7 @@ from scidyn.viz.report.drawing import figure_block
 from scidyn.viz.report.markup import Markup, tag
 from scidyn.viz.report.sentences import (
     heading,
+    held_in_band,
     join,
     noise_sentence,
     span,
@@ -143,10 +144,10 @@ def _summary(model: Any, record: xr.Dataset, backtest: Any) -> Markup:
     ]
     if getattr(model, "parameters_", None) is not None:
         numbers.append(("parameters", str(model.parameters_.sizes["parameter"]), "with intervals"))
-    coverage = getattr(backtest, "coverage", None)
-    if coverage is not None and float(coverage) == float(coverage):
-        percent = round(100 * float(coverage))
-        numbers.append((f"held-out values in the {round(100 * model.confidence)} % band", f"{percent} %", ""))
+    if backtest is not None:
+        inside = f"held-out values in the {round(100 * model.confidence)} % band"
+        shares = [f"{round(100 * float(backtest.coverage.sel(variable=n)))} % {n}" for n in names]
+        numbers.append((inside, ", ".join(shares), ""))
     return _section(
         "summary",
         "In short",
@@ -195,7 +196,7 @@ def _forecast(backtest: Any, model: Any) -> Markup | None:
             caption="Filled points were fitted, hollow points were held out. Grey lines: naive forecasts.",
         ),
         errors_table(backtest.errors, model.units_),
-        tag("p", verdict(backtest.errors)),
+        tag("p", verdict(backtest.errors), " ", held_in_band(backtest.coverage, model.confidence)),
     )
 
 

@@ -7,12 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scidyn.viz.series import curves, mean_names, time_label, trajectories
+from scidyn.viz.series import mean_names, time_label, trajectories
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["heading", "join", "noise_sentence", "number", "span", "spread", "verdict", "what_was_fitted"]
+__all__ = [
+    "heading",
+    "held_in_band",
+    "join",
+    "noise_sentence",
+    "number",
+    "span",
+    "spread",
+    "verdict",
+    "what_was_fitted",
+]
 
 
 def number(x: float, digits: int = 3) -> str:
@@ -118,6 +128,7 @@ def verdict(errors: xr.Dataset) -> str:
     return " ".join(parts)
 
 
-def missing(record: xr.Dataset, name: str) -> int:
-    """How many values of a variable are missing."""
-    return sum(int(np.isnan(c.y).sum()) for c in curves(record, name))
+def held_in_band(coverage: xr.DataArray, confidence: float) -> str:
+    """Which share of the held-out values the band held."""
+    shares = [f"{round(100 * float(coverage.sel(variable=v)))} % of {v}" for v in map(str, coverage["variable"].values)]
+    return f"The band that should hold {round(100 * confidence)} % of the held-out values held {join(shares)}."
