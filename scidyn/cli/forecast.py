@@ -58,10 +58,10 @@ def _print(future: object, interval: float) -> None:
     names = [str(n) for n in ds.data_vars if not str(n).endswith(("_lower", "_upper"))]
     band = f"{round(100 * interval)} %"
     table = Table(box=None, pad_edge=False)
-    table.add_column(f"time ({ds['time'].attrs.get('units', '1')})", justify="right")
+    table.add_column(f"time\n({ds['time'].attrs.get('units', '1')})", justify="right", no_wrap=True)
     for name in names:
-        table.add_column(f"{name} ({ds[name].attrs.get('units', '1')})", justify="right")
-        table.add_column(band, justify="right")
+        table.add_column(f"{name}\n({ds[name].attrs.get('units', '1')})", justify="right", no_wrap=True)
+        table.add_column(band, justify="right", no_wrap=True)
     trajectories = range(ds.sizes["trajectory"]) if "trajectory" in ds.dims else [None]
     for k in trajectories:
         one = ds if k is None else ds.isel(trajectory=k)
