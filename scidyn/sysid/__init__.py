@@ -2,6 +2,8 @@
 
 from scidyn.sysid.backtest import Backtest as Backtest
 from scidyn.sysid.backtest import backtest as backtest
+from scidyn.sysid.hybrid import HybridODE as HybridODE
 from scidyn.sysid.mechanistic import MechanisticODE as MechanisticODE
+from scidyn.sysid.neural import NeuralODE as NeuralODE
 
-__all__ = ["Backtest", "MechanisticODE", "backtest"]
+__all__ = ["Backtest", "HybridODE", "MechanisticODE", "NeuralODE", "backtest"]
