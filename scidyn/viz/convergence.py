@@ -59,10 +59,11 @@ def plot_convergence(model: Any, *, ax: Any = None) -> Axes:
         if seen.any() and len(lines) > 1:
             note(one, steps[seen][-1], values[name][seen][-1], label, shade, annotation_clip=False)
     if _has(history, "validation") and np.isfinite(values["validation"]).any():
-        best = int(np.nanargmin(values["validation"]))
-        one.axvline(steps[best], color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+        kept = getattr(model, "provenance_", {}).get("training", {}).get("best_iteration")
+        at = float(kept) if kept is not None else steps[int(np.nanargmin(values["validation"]))]
+        one.axvline(at, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
         one.annotate(
-            "kept", (steps[best], 0.965), xycoords=one.get_xaxis_transform(), xytext=(4, 0),
+            "kept", (at, 0.965), xycoords=one.get_xaxis_transform(), xytext=(4, 0),
             textcoords="offset points", va="top", fontsize=8.5, color=MUTED,
         )  # fmt: skip
     one.set(xlabel="iteration", ylabel="loss")

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
 
-__all__ = ["draw_band", "plot_fit", "window"]
+__all__ = ["dense_fit", "draw_band", "plot_fit", "window"]
+
+_BAND_GRID = 101  # bands cost a sensitivity at every time, lines do not
+_LINE_GRID = 401
 
 
 def plot_fit(model: Any, record: xr.Dataset, *, ax: Any = None) -> np.ndarray:
@@ -60,13 +63,13 @@ def plot_fit(model: Any, record: xr.Dataset, *, ax: Any = None) -> np.ndarray:
     return axes
 
 
-def dense_fit(model: Any, record: xr.Dataset) -> xr.Dataset:
-    """The fitted trajectory on a grid fine enough to look smooth; its points at the record's own times if irregular."""
+def dense_fit(model: Any, record: xr.Dataset, *, band: bool = True) -> xr.Dataset:
+    """The fitted trajectory on a grid fine enough to look smooth; at the record's own times if irregular."""
     if record["time"].ndim != 1:
         return model.fitted_
     times = np.asarray(record["time"].values, dtype=float)
-    grid = np.linspace(times[0], times[-1], max(200, 4 * times.size))
-    return model.predict(np.union1d(grid, times), interval=model.confidence)
+    grid = np.linspace(times[0], times[-1], _BAND_GRID if band else _LINE_GRID)
+    return model.predict(np.union1d(grid, times), interval=model.confidence if band else None)
 
 
 def draw_band(ax: Axes, curve: Curve, shade: str, **options: Any) -> None:

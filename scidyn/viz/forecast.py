@@ -49,7 +49,7 @@ def plot_forecast(backtest: Any, *, ax: Any = None) -> np.ndarray:
     """
     names = list(backtest.model.variables_)
     own, *naive = [str(n) for n in backtest.errors["model"].values]
-    fitted = dense_fit(backtest.model, backtest.train)
+    fitted = dense_fit(backtest.model, backtest.train, band=False)
     ahead = _dense_forecast(backtest, own)
     axes = grid_of(backtest.train, names, ax)
     for row, name in enumerate(names):
@@ -88,7 +88,7 @@ def _dense_forecast(backtest: Any, own: str) -> Any:
         return at_points
     end = float(np.max(backtest.model.times_))
     times = np.asarray(at_points["time"].values, dtype=float)
-    grid = np.union1d(np.linspace(end, times[-1], 120)[1:], times)
+    grid = np.union1d(np.linspace(end, times[-1], 80)[1:], times)
     return backtest.model.predict(grid, interval=backtest.model.confidence)
 
 

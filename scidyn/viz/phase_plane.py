@@ -76,7 +76,7 @@ def plot_phase_plane(model: Any, record: xr.Dataset, *, variables: Any = None, a
     if len(chosen) == 1:
         return _rate_curve(one, model, record, chosen[0], columns[chosen[0]], middle, when)
     index = [columns[n] for n in chosen]
-    fine = dense_fit(model, record)
+    fine = dense_fit(model, record, band=False)
     orbits = list(zip(curves(fine, chosen[0]), curves(fine, chosen[1]), strict=True))[:MOST]
     x, y = (
         _range([*(c.y for c in curves(record, name)), *(orbit[k].y for orbit in orbits)])

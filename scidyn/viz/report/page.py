@@ -260,7 +260,8 @@ def _convergence(model: Any) -> Markup | None:
             "convergence",
             partial(plot_convergence, model),
             alt="Loss over the iterations of the fit.",
-            caption="The fit is done when the curve is flat.",
+            caption="The fit is done when the curve is flat. A dashed line marks the iteration that was kept, where a "
+            "validation stretch is predicted best.",
         ),
     )
 
