@@ -108,7 +108,7 @@ class HybridODE(NetworkModel):
         noise: str = "auto",
         variables: Mapping[str, str] | None = None,
         network_penalty: float = 1.0,
-        max_iterations: int = 200,
+        max_iterations: int = 100,
         learning_rate: float = 5e-3,
         weight_decay: float = 1e-2,
         validation: float = 0.2,
@@ -185,7 +185,13 @@ class HybridODE(NetworkModel):
 
     def _make_field(self, ds: xr.Dataset, obs: Observations, scaling: Scaling, whole: Batch, bar: Any) -> NetworkField:
         start = MechanisticODE(
-            self.system, noise=obs.noise, variables=self.variables, profile=False, seed=self.seed, rtol=1e-5
+            self.system,
+            noise=obs.noise,
+            variables=self.variables,
+            profile=False,
+            starts=4,
+            seed=self.seed,
+            rtol=1e-5,
         )
         counts = self._stretch(obs)
         part = self._training_part(ds, obs, counts)

@@ -382,7 +382,8 @@ class MechanisticODE(Estimator):
         self._warn_about_intervals(profiles)
 
     def _keep(self, z: Tensor, covariance: Tensor, coordinates: Coordinates, atol: Tensor) -> None:
-        self._z, self._covariance, self._coords, self._atol = z, covariance, coordinates, atol
+        self._z, self._covariance = z.contiguous().clone(), covariance.contiguous().clone()
+        self._coords, self._atol = coordinates, atol
 
     def _log_likelihood(self, obs: Observations, shooting: Shooting, result: GaussNewtonResult) -> float:
         n = len(shooting.target)

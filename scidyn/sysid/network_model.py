@@ -262,7 +262,7 @@ class NetworkModel(Estimator):
         effective = float(torch.linalg.solve(precision, data).diagonal().sum())
         total = int(mask.sum())
         inflate = total / max(total - effective, 0.1 * total)
-        return torch.linalg.cholesky((data / inflate) + prior / inflate), variance * inflate
+        return torch.linalg.cholesky((data + prior) / inflate).contiguous(), variance * inflate
 
     def _prior(self, whole: Batch, variance: float, count: int) -> Tensor:
         """Precision of the penalties, per noise variance."""

@@ -79,7 +79,7 @@ class NeuralODE(NetworkModel):
         self,
         hidden: Sequence[int] = (32, 32),
         noise: str = "auto",
-        max_iterations: int = 300,
+        max_iterations: int = 200,
         learning_rate: float = 2e-2,
         weight_decay: float = 1e-2,
         validation: float = 0.2,

@@ -1,0 +1,122 @@
+"""The fit loop: minima, early stopping, and the same bits after a kill."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from scidyn.errors import ArtifactError, FitError, OptionError
+from scidyn.training import LBFGS, Adam, Loss, fit
+
+ROOT = Path(__file__).parents[2]
+
+SCRIPT = """
+import os, signal, sys
+import torch
+from scidyn.training import LBFGS, Adam, Loss, fit
+
+def make():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(1, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)).double()
+
+x = torch.linspace(-2, 2, 64, dtype=torch.float64)[:, None]
+calls = 0
+def objective(model, batch):
+    global calls
+    calls += 1
+    if calls == KILL:
+        os.kill(os.getpid(), signal.SIGKILL)
+    loss = ((model(batch) - torch.sin(2 * batch)) ** 2).mean()
+    return Loss(loss, {"mse": loss})
+
+def batches(step, generator):
+    return x if step >= 30 else x[torch.randint(0, 64, (16,), generator=generator)]
+
+model = make()
+result = fit(model, objective, batches, stages=[Adam(30, 1e-2, schedule="cosine"), LBFGS(12)], validation=x[::3],
+             checkpoint=sys.argv[1], checkpoint_every=4, seed=5)
+print(result.history["loss"].values.tobytes().hex())
+print(torch.cat([p.flatten() for p in model.parameters()]).detach().numpy().tobytes().hex())
+"""
+
+
+def run(kill, folder):
+    code = SCRIPT.replace("KILL", str(kill))
+    return subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+
+
+def test_a_killed_fit_ends_with_the_same_bits(tmp_path):
+    whole = run(-1, tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    for kill in (25, 75):  # within Adam, within L-BFGS
+        folder = tmp_path / f"killed-{kill}"
+        killed = run(kill, folder)
+        assert killed.returncode == -signal.SIGKILL
+        assert (folder / "manifest.json").exists()
+        resumed = run(-1, folder)
+        assert resumed.returncode == 0, resumed.stderr
+        assert resumed.stdout == whole.stdout
+
+
+class Point(torch.nn.Module):
+    def __init__(self, *values):
+        super().__init__()
+        self.x = torch.nn.Parameter(torch.tensor(values, dtype=torch.float64))
+
+
+def rosenbrock(model, batch):
+    x, y = model.x
+    loss = (1 - x) ** 2 + 100 * (y - x * x) ** 2
+    return Loss(loss, {})
+
+
+def test_lbfgs_finds_the_minimum_of_rosenbrock():
+    model = Point(-1.2, 1.0)
+    result = fit(model, rosenbrock, None, stages=[LBFGS(200, tolerance=1e-9)])
+    torch.testing.assert_close(model.x.detach(), torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-7)
+    assert result.stopped_by == "tolerance"
+
+
+def test_early_stopping_keeps_the_best_of_the_validation():
+    def objective(model, target):
+        loss = ((model.x - target) ** 2).sum()
+        return Loss(loss, {})
+
+    model = Point(0.0)
+    result = fit(model, objective, 10.0, stages=[Adam(500, 0.1, patience=5)], validation=3.0)
+    assert result.stopped_by == "patience"
+    assert float(model.x.detach()) == pytest.approx(3.0, abs=0.1)
+    assert int(result.history["validation"].argmin()) + 1 == result.best_iteration
+    assert result.history.sizes["iteration"] == result.best_iteration + 5
+
+
+def test_adam_agrees_with_torch():
+    model, reference = Point(-1.2, 1.0), Point(-1.2, 1.0)
+    fit(model, rosenbrock, None, stages=[Adam(20, 0.05)])
+    optimiser = torch.optim.Adam(reference.parameters(), lr=0.05)
+    for _ in range(20):
+        optimiser.zero_grad()
+        rosenbrock(reference, None).total.backward()
+        optimiser.step()
+    assert torch.equal(model.x, reference.x)
+
+
+def test_bad_input(tmp_path):
+    with pytest.raises(OptionError, match="stages must hold"):
+        fit(Point(0.0), rosenbrock, None, stages=["adam"])
+    with pytest.raises(OptionError, match="Did you mean 'cosine'"):
+        Adam(3, schedule="cosin")
+    with pytest.raises(FitError, match="the first one"):
+        fit(Point(0.0), lambda m, b: Loss(m.x.sum() * torch.nan, {}), None, stages=[Adam(3)])
+    fit(Point(0.0, 0.0), rosenbrock, None, stages=[Adam(3)], checkpoint=tmp_path / "c")
+    with pytest.raises(ArtifactError, match="another fit"):
+        fit(Point(0.0, 0.0), rosenbrock, None, stages=[Adam(4)], checkpoint=tmp_path / "c")
+    manifest = tmp_path / "c" / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:100])
+    with pytest.raises(ArtifactError, match="manifest.json is truncated"):
+        fit(Point(0.0, 0.0), rosenbrock, None, stages=[Adam(3)], checkpoint=tmp_path / "c")
