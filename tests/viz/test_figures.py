@@ -226,3 +226,42 @@ def test_figures_are_saved_once(record, tmp_path, suffix, magic):
         assert path.read_bytes() == content
     with pytest.raises(OptionError, match="suffix"):
         viz.save_figure(axes, tmp_path / "pelts.gif")
+
+
+class Tank:
+    """Two states of which one is measured: a tank that drains into a hidden second one."""
+
+    confidence, noise_model_ = 0.9, "normal"
+    variables_ = ("level",)
+
+    def vector_field(self, t, y):
+        return 0.5 * (2.0 - y)
+
+    def predict(self, times, interval=None):
+        t = np.asarray(times, dtype=float)
+        return scidyn.data.from_arrays(2.0 - np.exp(-0.5 * t), t, names=["level"], units=["m"], time_units="h")
+
+
+def test_one_variable_shows_its_rate_against_its_value():
+    record = Tank().predict(np.linspace(0.0, 6.0, 13))
+    ax = viz.plot_phase_plane(Tank(), record)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("level (m)", "rate of level (m/h)")
+    x, y = ax.lines[0].get_data()
+    np.testing.assert_allclose(y, 0.5 * (2.0 - x))
+
+
+def test_hidden_states_stand_at_their_fitted_start(record):
+    import xarray as xr
+
+    from scidyn.systems import LotkaVolterra
+    from scidyn.viz.phase_plane import middle_state, state_columns
+
+    class Partial:
+        system, variables = LotkaVolterra(), {"predator": "lynx"}
+        variables_ = ("lynx",)
+        initial_ = xr.Dataset(
+            {"estimate": (("trajectory", "state"), [[33.0, 5.0]])}, coords={"state": ["prey", "predator"]}
+        )
+
+    assert state_columns(Partial()) == (1,)
+    np.testing.assert_allclose(middle_state(Partial(), record), [33.0, float(record["lynx"].median())])
