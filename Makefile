@@ -4,16 +4,19 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 LOCK   := constraints/lock.txt
 PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check -c $(LOCK)
+MADE   := $(VENV)/.made
 READY  := $(VENV)/.ready
 TOOLS  := $(VENV)/.tools
+WORKERS ?= 2
 
 .PHONY: demo test check lint types imports docs bench clean lock
 
 demo: $(READY)
 	@$(BIN)/python -m scidyn demo
 
+# one thread a worker, so that the workers do not fight for the cores
 test: $(READY)
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS) --dist worksteal
 
 check: lint types imports docs test
 
@@ -33,17 +36,28 @@ docs: $(TOOLS)
 bench: $(READY)
 	$(BIN)/python benchmarks/solve_ode.py
 
-$(BIN)/python:
+# A stamp is touched last, so what a kill left half is made again: `.made` for the empty
+# environment, `.ready` for the packages, `.installing` for packages that may be half there.
+$(MADE):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'scidyn needs Python 3.11 or newer; name one: make PYTHON=python3.12 demo'; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(BIN)/python: | $(MADE)
 	@$(PYTHON) -m venv $(VENV)
 
-# torch goes in first and alone, so that no looser request can choose another build;
-# each stamp is touched last, so a killed set-up is simply run again.
+# torch goes in first and alone, so that no looser request can choose another build
 $(READY): pyproject.toml $(LOCK) | $(BIN)/python
+	@if [ -e $(VENV)/.installing ]; then \
+	  echo 'an earlier set-up was stopped: starting afresh'; \
+	  $(PYTHON) -m venv --clear $(VENV) && touch $(MADE); \
+	fi
 	@echo 'setting up $(VENV): about 1.5 GB, a few minutes the first time'
+	@touch $(VENV)/.installing
 	@$(PIP) $(TORCH_ARGS) torch==2.13.0
 	@$(PIP) -e '.[test]'
+	@rm $(VENV)/.installing
 	@touch $@
 
 $(TOOLS): $(READY)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import scidyn
 
 project = "scidyn"
@@ -36,3 +38,19 @@ html_theme_options = {
     "navigation_with_keys": False,
     "secondary_sidebar_items": ["page-toc"],
 }
+
+
+def _plain_stars(text: str) -> str:
+    """Shapes are written ``(*batch, state)``; outside literals reST would take the star for emphasis."""
+    parts = re.split(r"(``.*?``|:math:`.*?`|`[^`]*`)", text)
+    parts[0] = re.sub(r"^(\s*[A-Z])\. ", r"\1\\. ", parts[0])  # an author's initial is no item of a list
+    return "".join(part if k % 2 else re.sub(r"(?<![\\*\w])\*(?=\w)", r"\\*", part) for k, part in enumerate(parts))
+
+
+def _escape_shapes(app, what, name, obj, options, lines) -> None:
+    lines[:] = [line if line.lstrip().startswith((">>>", "...")) else _plain_stars(line) for line in lines]
+
+
+def setup(app) -> None:
+    """Run before numpydoc reads the docstrings."""
+    app.connect("autodoc-process-docstring", _escape_shapes, priority=400)

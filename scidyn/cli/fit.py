@@ -38,7 +38,9 @@ def parse_units(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def free_place(out: Path, names: Sequence[str], *, overwrite: bool) -> None:
-    """Refuse, before any work, to write over results that are there."""
+    """Refuse, before any work, to write over results that are there or below what is no folder."""
+    if out.exists() and not out.is_dir():
+        raise ArtifactError(f"{out} is a file; nothing was changed. Name a folder with --out.")
     taken = [name for name in names if (out / name).exists()]
     if taken and not overwrite:
         raise ArtifactError(f"{out / taken[0]} exists; nothing was changed. Name another --out or pass --overwrite.")

@@ -9,7 +9,13 @@ import numpy as np
 from scidyn._check.values import number
 from scidyn.errors import ArtifactError, OptionError
 
-__all__ = ["run_forecast"]
+__all__ = ["model_folder", "run_forecast"]
+
+
+def model_folder(path: Path) -> Path:
+    """The model folder itself, given it or the results folder of ``scidyn fit``."""
+    inside = path / "model"
+    return inside if (inside / "manifest.json").is_file() and not (path / "manifest.json").exists() else path
 
 
 def run_forecast(
@@ -25,9 +31,10 @@ def run_forecast(
     from scidyn import data
     from scidyn.model_files import load
 
-    model = load(path)
+    model = load(model_folder(path))
     observed = model.times_
     last = float(observed[-1])
+    number("--until", until)
     spacing = float(np.median(np.diff(observed))) if step is None else step
     if until <= last:
         raise OptionError(f"--until must lie after the record's last time {last:g}; got {until:g}.")
@@ -51,10 +58,10 @@ def _print(future: object, interval: float) -> None:
     names = [str(n) for n in ds.data_vars if not str(n).endswith(("_lower", "_upper"))]
     band = f"{round(100 * interval)} %"
     table = Table(box=None, pad_edge=False)
-    table.add_column(f"time ({ds['time'].attrs.get('units', '1')})", justify="right")
+    table.add_column(f"time\n({ds['time'].attrs.get('units', '1')})", justify="right", no_wrap=True)
     for name in names:
-        table.add_column(f"{name} ({ds[name].attrs.get('units', '1')})", justify="right")
-        table.add_column(band, justify="right")
+        table.add_column(f"{name}\n({ds[name].attrs.get('units', '1')})", justify="right", no_wrap=True)
+        table.add_column(band, justify="right", no_wrap=True)
     trajectories = range(ds.sizes["trajectory"]) if "trajectory" in ds.dims else [None]
     for k in trajectories:
         one = ds if k is None else ds.isel(trajectory=k)

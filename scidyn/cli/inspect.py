@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from scidyn.cli.fit import parse_units
+from scidyn.cli.forecast import model_folder
+from scidyn.errors import ArtifactError
 
 __all__ = ["run_inspect"]
 
@@ -17,10 +19,10 @@ def run_inspect(
     """Print structure and problems; draw the record if asked."""
     from scidyn.cli.tables import print_dataset, print_parameters
 
-    if (path / "manifest.json").exists():
+    if path.is_dir():
         from scidyn.model_files import load
 
-        model = load(path)
+        model = load(model_folder(path))
         print(f"{path}: {model!r}")
         print(model.equations())
         print_parameters(model)
@@ -29,6 +31,8 @@ def run_inspect(
     from scidyn import data
 
     hints: dict[str, Any] = {"units": parse_units(units), "time": time, "id": trajectory}
+    if plot is not None and plot.exists():
+        raise ArtifactError(f"{plot} exists; nothing was changed. Name another file with --plot.")
     record = data.open(path, **{k: v for k, v in hints.items() if v})
     print_dataset(record, str(path))
     for warning in data.validate(record).warnings:

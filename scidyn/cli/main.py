@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from scidyn._check.values import did_you_mean
 from scidyn.errors import ScidynError
 
 __all__ = ["app", "run"]
 
+_USAGE = typer.BadParameter.__bases__[0]  # every complaint about what was typed
+
 app = typer.Typer(
     name="scidyn",
     help="Fit, forecast and explain dynamical systems.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -114,17 +117,37 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def main(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Fit, forecast and explain dynamical systems."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def run() -> None:
-    """Run the command line; a scidyn error is one line on stderr and exit code 2."""
+    """Run the command line; every error is one sentence on stderr and exit code 2."""
     try:
-        app()
+        code = app(standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
+        typer.echo("scidyn: stopped.", err=True)
+        sys.exit(130)
     except ScidynError as error:
         typer.echo(f"scidyn: {error}", err=True)
         sys.exit(2)
+    except _USAGE as error:
+        typer.echo(f"scidyn: {_sentence(error)}", err=True)
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _sentence(error: Any) -> str:
+    """What was typed wrongly, what was meant, and where the options are listed."""
+    near = did_you_mean(error.option_name, error.possibilities or ()) if hasattr(error, "possibilities") else ""
+    said = str(error.message) if near else error.format_message()
+    where = getattr(error.ctx, "info_name", None) if getattr(error, "ctx", None) is not None else None
+    command = f"scidyn {where}" if where in {c.callback.__name__ for c in app.registered_commands} else "scidyn"
+    stop = "" if said.endswith(("?", ".")) else "."
+    return f"{said}{stop}{near} See {command} --help."

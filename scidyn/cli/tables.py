@@ -14,7 +14,9 @@ __all__ = ["print_dataset", "print_forecast_errors", "print_parameters"]
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    if title:
+        Console().print(f"\n[bold]{title}[/bold]", highlight=False)
+    table = Table(box=None, pad_edge=False)
     for k, column in enumerate(columns):
         table.add_column(column, justify="left" if k == 0 else "right", no_wrap=True)
     return table

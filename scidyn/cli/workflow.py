@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from scidyn.data.io import atomic
+from scidyn.errors import ArtifactError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,16 +29,47 @@ def fit_and_report(
     from scidyn.cli.tables import print_forecast_errors, print_parameters
     from scidyn.training.progress import Progress
 
+    spare_threads()
     with Progress("scidyn fit", enabled=progress) as bar:
         bar.stage("judge the forecast on held-out times")
-        trial = sysid.backtest(model, record, at=hold_out_from)
+        trial = sysid.backtest(without_profiles(model), record, at=hold_out_from, progress=bar)
         bar.stage("fit the whole record")
-        model.fit(record)
+        model.fit(record, progress=bar)
         bar.stage("write the report")
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         model.save(out / "model", overwrite=overwrite)
         data.save(model.fitted_, out / "fitted.csv", overwrite=overwrite)
-        report = viz.report(model, record, out / "report.html", backtest=trial)
+        write_table(trial.errors, out / "forecast-errors.csv")
+        if getattr(model, "parameters_", None) is not None:
+            write_table(model.parameters_, out / "parameters.csv")
+        report = viz.report(model, record, out / "report.html", backtest=trial, overwrite=overwrite)
     print_parameters(model)
-    print_forecast_errors(trial)
+    print_forecast_errors(trial.errors)
     print(f"\nreport: {report}\nmodel:  {out / 'model'}")
+
+
+def spare_threads() -> None:
+    """Use one thread unless the user set a number: the matrices are small, and threads only wait for each other."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        import torch
+
+        torch.set_num_threads(1)
+
+
+def without_profiles(model: Any) -> Any:
+    """An unfitted copy that skips profile likelihoods: the judgement of a forecast needs none."""
+    options = model.get_params()
+    return type(model)(**options | ({"profile": False} if "profile" in options else {}))
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder of results."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"{out} could not be made: {error}.") from error
+
+
+def write_table(table: xr.Dataset, path: Path) -> None:
+    """A table of results as CSV, one row per entry."""
+    atomic.write_bytes(path, table.to_dataframe().to_csv().encode())

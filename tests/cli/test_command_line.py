@@ -1,115 +1,231 @@
 """The commands as a person types them."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import scidyn
+from scidyn.cli.main import run
 
-RECORD = "year,hare (thousand pelts),lynx (thousand pelts)\n"
+HEADER = "year,hare (thousand pelts),lynx (thousand pelts)\n"
 
 
-def scidyn_command(*words, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "scidyn", *map(str, words)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        check=False,
-    )
+@pytest.fixture
+def command(capsys, monkeypatch):
+    """Run the command line in this process: exit code, stdout, stderr."""
+
+    def call(*words, cwd):
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["scidyn", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            run()
+        out, err = capsys.readouterr()
+        return end.value.code or 0, out, err
+
+    return call
+
+
+def refused(command, *words, cwd, naming):
+    """The command ends with exit code 2 and one sentence that names what was wrong; nothing was made."""
+    before = {p: p.stat().st_mtime_ns for p in Path(cwd).rglob("*")}
+    code, out, err = command(*words, cwd=cwd)
+    assert code == 2
+    assert err.startswith("scidyn: ")
+    assert out == ""
+    for part in naming:
+        assert part in err, err
+    assert {p: p.stat().st_mtime_ns for p in Path(cwd).rglob("*")} == before
+
+
+def table(rows, header=HEADER):
+    return header + "".join(",".join(map(str, row)) + "\n" for row in rows)
 
 
 @pytest.fixture(scope="module")
 def pelts(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pelts")
     record = scidyn.datasets.load("lynx_hare")
-    rows = [
-        f"{t:g},{h:g},{lynx:g}"
-        for t, h, lynx in zip(record["time"].values, record["hare"].values, record["lynx"].values, strict=True)
-    ]
-    (folder / "pelts.csv").write_text(RECORD + "\n".join(rows) + "\n", encoding="utf-8")
+    rows = list(zip(*(record[n].values for n in ("time", "hare", "lynx")), strict=True))
+    (folder / "pelts.csv").write_text(table(rows), encoding="utf-8")
+    comma = HEADER.replace(",", ";") + "".join(f"{t:g};{h:g};{x:g}\n".replace(".", ",") for t, h, x in rows)
+    (folder / "comma.csv").write_text(comma, encoding="utf-8")
     return folder
 
 
 @pytest.fixture(scope="module")
 def fitted(pelts) -> Path:
-    done = scidyn_command(
-        "fit", "pelts.csv", "--model", "lotka-volterra", "--time", "year", "--units", "time=year",
-        "--hold-out-from", 1914, "--out", "fit", cwd=pelts,
+    words = ("fit", "pelts.csv", "--model", "lotka-volterra", "--time", "year", "--hold-out-from", "1914")
+    done = subprocess.run(
+        [sys.executable, "-m", "scidyn", *words, "--out", "fit"],
+        capture_output=True, text=True, cwd=pelts, check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(scidyn.__file__).parents[1])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "alpha" in done.stdout
-    assert "persistence" in done.stdout
+    for part in ("alpha", "90 % interval", "persistence", "linear autoregression", "report: fit/report.html"):
+        assert part in done.stdout
     return pelts / "fit"
 
 
 def test_fit_leaves_model_tables_and_report(fitted):
-    assert (fitted / "model" / "manifest.json").exists()
-    assert (fitted / "report.html").stat().st_size > 10_000
+    names = {p.name for p in fitted.iterdir()}
+    assert names == {"model", "report.html", "parameters.csv", "forecast-errors.csv", "fitted.csv"}
     parameters = scidyn.load(fitted / "model").parameters_
     assert float(parameters["estimate"].sel(parameter="alpha")) == pytest.approx(0.540, abs=0.005)
+    lines = (fitted / "parameters.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("parameter,estimate,stderr,lower,upper,units")
+    assert float(lines[1].split(",")[1]) == float(parameters["estimate"][0])
+    errors = (fitted / "forecast-errors.csv").read_text(encoding="utf-8")
+    assert set(errors.splitlines()[0].split(",")) == {"model", "variable", "rmse", "mae", "units"}
+    assert "persistence,hare," in errors
+    again = scidyn.open(fitted / "fitted.csv")
+    assert again["hare_lower"].attrs["units"] == "thousand pelts"
+    assert again["time"].values.tolist() == list(range(1900, 1921))
 
 
-def test_fit_refuses_to_overwrite_before_any_work(fitted):
-    before = {p: p.stat().st_mtime_ns for p in fitted.rglob("*")}
-    done = scidyn_command("fit", "pelts.csv", "--model", "lotka-volterra", "--out", "fit", cwd=fitted.parent)
-    assert done.returncode == 2
-    assert "exists; nothing was changed" in done.stderr
-    assert {p: p.stat().st_mtime_ns for p in fitted.rglob("*")} == before
+def test_decimal_commas_are_read(command, pelts):
+    code, out, err = command("inspect", "comma.csv", cwd=pelts)
+    assert code == 0, err
+    assert "77.4" in out
+    assert "thousand pelts" in out
 
 
-def test_forecast_prints_and_writes(fitted):
-    shown = scidyn_command("forecast", "fit/model", "--until", 1925, cwd=fitted.parent)
-    assert shown.returncode == 0, shown.stderr
-    assert "1925" in shown.stdout
-    assert "hare (thousand pelts)" in shown.stdout
-    written = scidyn_command("forecast", "fit/model", "--until", 1925, "--out", "future.csv", cwd=fitted.parent)
-    assert written.returncode == 0, written.stderr
-    future = scidyn.open(fitted.parent / "future.csv")
+def test_fit_refuses_to_overwrite_before_any_work(command, fitted):
+    refused(
+        command, "fit", "pelts.csv", "--model", "lotka-volterra", "--out", "fit", cwd=fitted.parent,
+        naming=["fit/model exists; nothing was changed", "--overwrite"],
+    )  # fmt: skip
+
+
+def test_out_is_a_file(command, pelts):
+    refused(
+        command, "fit", "pelts.csv", "--model", "hybrid", "--out", "comma.csv", cwd=pelts,
+        naming=["comma.csv is a file; nothing was changed"],
+    )  # fmt: skip
+
+
+def test_forecast_prints_and_writes(command, fitted, tmp_path):
+    code, out, err = command("forecast", fitted, "--until", 1925, cwd=tmp_path)
+    assert code == 0, err
+    assert "1925" in out
+    assert all(part in out for part in ("hare", "lynx", "(thousand pelts)", "90 %"))
+    code, out, err = command("forecast", fitted / "model", "--until", 1925, "--out", "future.csv", cwd=tmp_path)
+    assert code == 0, err
+    future = scidyn.open(tmp_path / "future.csv")
     assert future["time"].values.tolist() == [1921, 1922, 1923, 1924, 1925]
     assert bool((future["hare_lower"] < future["hare"]).all())
     assert bool((future["hare"] < future["hare_upper"]).all())
+    refused(
+        command, "forecast", fitted, "--until", 1925, "--out", "future.csv", cwd=tmp_path,
+        naming=["future.csv exists; nothing was changed"],
+    )  # fmt: skip
 
 
-def test_forecast_into_the_past_and_from_nothing(fitted):
-    past = scidyn_command("forecast", "fit/model", "--until", 1910, cwd=fitted.parent)
-    assert past.returncode == 2
-    assert "--until must lie after the record's last time 1920" in past.stderr
-    nothing = scidyn_command("forecast", "nowhere", "--until", 1925, cwd=fitted.parent)
-    assert nothing.returncode == 2
-    assert "nowhere" in nothing.stderr
-    assert "Traceback" not in nothing.stderr
+def test_forecast_into_the_past_and_from_nothing(command, fitted):
+    refused(
+        command, "forecast", "fit", "--until", 1910, cwd=fitted.parent,
+        naming=["--until must lie after the record's last time 1920"],
+    )  # fmt: skip
+    refused(command, "forecast", "nowhere", "--until", 1925, cwd=fitted.parent, naming=["nowhere does not exist"])
+    refused(command, "forecast", "fit", "--until", 1925, "--interval", 90, cwd=fitted.parent, naming=["--interval"])
 
 
-def test_inspect_tells_what_is_there(fitted):
-    data = scidyn_command("inspect", "pelts.csv", "--units", "time=year", "--plot", "pelts.png", cwd=fitted.parent)
-    assert data.returncode == 0, data.stderr
-    assert "thousand pelts" in data.stdout
-    assert (fitted.parent / "pelts.png").stat().st_size > 1000
-    model = scidyn_command("inspect", "fit/model", cwd=fitted.parent)
-    assert model.returncode == 0, model.stderr
-    assert "beta" in model.stdout
+def test_a_truncated_model_is_named(command, fitted, tmp_path):
+    import shutil
+
+    shutil.copytree(fitted / "model", tmp_path / "model")
+    damaged = tmp_path / "model" / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-7])
+    refused(command, "forecast", "model", "--until", 1925, cwd=tmp_path, naming=[damaged.name, "is truncated"])
+    refused(command, "inspect", "model", cwd=tmp_path, naming=[damaged.name, "is truncated"])
+
+
+def test_inspect_tells_what_is_there(command, fitted, tmp_path):
+    code, out, err = command("inspect", fitted.parent / "pelts.csv", "--plot", "pelts.png", cwd=tmp_path)
+    assert code == 0, err
+    assert "thousand pelts" in out
+    assert (tmp_path / "pelts.png").stat().st_size > 1000
+    code, out, err = command("inspect", fitted, cwd=tmp_path)
+    assert code == 0, err
+    assert "beta" in out
+    refused(
+        command, "inspect", fitted.parent / "pelts.csv", "--plot", "pelts.png", cwd=tmp_path,
+        naming=["pelts.png exists"],
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        (("fit", "pelts.csv", "--modle", "hybrid", "--out", "x"), "--model"),
+        (("fit", "pelts.csv", "--modle", "hybrid", "--out", "x"), "Did you mean '--model'?"),
         (("fit", "pelts.csv", "--model", "lotka-voltera", "--out", "x"), "Did you mean 'lotka-volterra'?"),
-        (
-            ("fit", "pelts.csv", "--model", "hybrid", "--noise", "log-normal", "--out", "x"),
-            "Did you mean 'lognormal'?",
-        ),
+        (("fit", "pelts.csv", "--model", "hybrid", "--noise", "log-normal", "--out", "x"), "Did you mean 'lognormal'?"),
         (("fit", "pelts.csv", "--model", "hybrid", "--units", "hare", "--out", "x"), "NAME=UNITS"),
+        (("fit", "pelts.csv", "--model", "hybrid"), "--out"),
+        (("fit", "pelts.csv", "--model", "hybrid", "--out", "x", "--seed", "one"), "--seed"),
+        (("fit", "pelts.csv", "--model", "hybrid", "--time", "yaer", "--out", "x"), "Did you mean 'year'?"),
+        (("fit", "pelts.csv", "--model", "hybrid", "--values", "hare,linx", "--out", "x"), "Did you mean 'lynx'?"),
         (("forcast", "x"), "Did you mean 'forecast'?"),
-        (("fit", "missing.csv", "--model", "hybrid", "--out", "x"), "missing.csv"),
+        (("fit", "missing.csv", "--model", "hybrid", "--out", "x"), "missing.csv does not exist"),
+        (("fit", ".", "--model", "hybrid", "--out", "x"), "cannot be read"),
     ],
 )
-def test_a_typo_says_what_was_meant(pelts, words, hint):
-    done = scidyn_command(*words, cwd=pelts)
-    assert done.returncode == 2
-    assert hint in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (pelts / "x").exists()
+def test_a_typo_says_what_was_meant(command, pelts, words, hint):
+    refused(command, *words, cwd=pelts, naming=[hint])
+
+
+YEARS = [(1900 + k, 20.0 + k, 5.0 + k % 4) for k in range(12)]
+
+BAD = {
+    "unsorted": (table([*YEARS[:5], YEARS[7], YEARS[6]]), ["time goes back from 1907"]),
+    "repeated": (table([*YEARS, YEARS[4]]), ["time 1904 stands in rows 6 and 14"]),
+    "no units": (table(YEARS, "year,hare,lynx (thousand pelts)\n"), ["units are missing for 'hare'", "--units hare="]),
+    "too short": (table(YEARS[:3]), ["too"]),
+    "one row": (table(YEARS[:1]), ["1 time"]),
+    "no rows": (HEADER, ["no rows"]),
+    "empty": ("", ["empty"]),
+    "no number": (table([*YEARS[:6], (1906, "many", 5.0)]), ["column 'hare', row 8", "'many' is not a number"]),
+    "no time": (table(YEARS, "when,hare (g),lynx (g)\n"), ["Which column is time?", "--time"]),
+    "cells missing": (table([*YEARS[:6], (1906, 5.0)]), ["row 8", "2 cells where the header has 3"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_tables_are_named_before_any_work(command, tmp_path, case):
+    content, naming = BAD[case]
+    (tmp_path / "bad.csv").write_text(content, encoding="utf-8")
+    refused(command, "fit", "bad.csv", "--model", "lotka-volterra", "--out", "x", cwd=tmp_path, naming=naming)
+
+
+def test_nan_where_the_mask_says_observed(command, tmp_path):
+    import xarray as xr
+
+    record = scidyn.datasets.load("lynx_hare")
+    record["mask"] = xr.ones_like(record["hare"], dtype=bool).assign_attrs(units="1")
+    scidyn.save(record, tmp_path / "sound.nc")
+    record["hare"][4] = np.nan
+    scidyn.save(record, tmp_path / "bad.nc")
+    code, _, err = command("inspect", "sound.nc", cwd=tmp_path)
+    assert code == 0, err
+    refused(
+        command, "fit", "bad.nc", "--model", "lotka-volterra", "--out", "x", cwd=tmp_path,
+        naming=["hare[4] is NaN but mask says it was observed"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("cut", "naming"), [(1950, ["1950"]), (1900, ["1900"])])
+def test_an_empty_split_is_refused(command, pelts, cut, naming):
+    words = ("fit", "pelts.csv", "--model", "lotka-volterra", "--hold-out-from", cut, "--out", "x")
+    refused(command, *words, cwd=pelts, naming=naming)
+
+
+def test_no_words_show_the_help(command, tmp_path):
+    code, out, _ = command(cwd=tmp_path)
+    assert code == 0
+    assert all(name in out for name in ("fit", "forecast", "inspect", "demo"))
+    code, out, _ = command("--version", cwd=tmp_path)
+    assert (code, out.strip()) == (0, f"scidyn {scidyn.__version__}")

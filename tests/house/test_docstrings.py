@@ -56,8 +56,9 @@ def test_signature_and_docstring_agree(name):
     if inspect.isclass(thing) and "__init__" not in vars(thing):
         return
     text = inspect.getdoc(thing) or ""
-    section = re.search(r"Parameters\n-+\n(.*?)(?:\n\n?[A-Z][A-Za-z ]+\n-+\n|\Z)", text, re.DOTALL)
-    documented = section.group(1) if section else ""
+    wanted = "Parameters|Attributes" if hasattr(thing, "__dataclass_fields__") else "Parameters"
+    sections = re.findall(rf"(?:{wanted})\n-+\n(.*?)(?=\n\n?[A-Z][A-Za-z ]+\n-+\n|\Z)", text, re.DOTALL)
+    documented = "\n".join(sections)
     heads = {n.strip(" *") for line in re.findall(r"^(\S[^:\n]*)", documented, re.MULTILINE) for n in line.split(",")}
     names = [
         p
@@ -65,6 +66,4 @@ def test_signature_and_docstring_agree(name):
         if p != "self" and not p.startswith("_") and v.kind is not inspect.Parameter.VAR_POSITIONAL
     ]
     missing = [p for p in names if p not in heads]
-    if inspect.isclass(thing) and hasattr(thing, "__dataclass_fields__"):
-        missing = [p for p in missing if not re.search(rf"^{p}\b", text, re.MULTILINE)]
     assert not missing, f"{name} does not document {missing}"
