@@ -10,7 +10,7 @@ from scidyn._check.values import choice
 from scidyn.data.io.atomic import write_bytes
 from scidyn.data.readers.headers import join_units
 from scidyn.data.readers.netcdf import read_netcdf, sniff_netcdf, to_netcdf_bytes
-from scidyn.data.readers.table import read_table, sniff_table
+from scidyn.data.readers.text import read_table, sniff_table
 from scidyn.data.schema import time_dim
 from scidyn.data.validate import validate
 from scidyn.errors import ArtifactError, DataError, OptionError

@@ -69,7 +69,7 @@ def write_artefact(
         for name, content in files.items():
             (folder / name).write_bytes(content)
 
-    return replace_directory(path, fill)
+    return replace_directory(path, fill, size=sum(map(len, files.values())))
 
 
 def read_artefact(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
@@ -80,6 +80,7 @@ def read_artefact(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tenso
     ArtifactError
         If the folder or a file is missing, truncated, altered, or of a newer format; the file is named.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
     path = Path(path)
@@ -88,7 +89,10 @@ def read_artefact(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tenso
     tensors = {}
     for name, expected in manifest["files"].items():
         content = _checked(path, name, expected)
-        tensors[name.removesuffix(".safetensors")] = load(content)
+        try:
+            tensors[name.removesuffix(".safetensors")] = load(content)
+        except (SafetensorError, ValueError, RuntimeError) as error:
+            raise ArtifactError(f"{path / name} is no safetensors file: {error}; restore it from a copy.") from error
     return _infinite(manifest), tensors
 
 
@@ -114,6 +118,8 @@ def _checked(path: Path, name: str, expected: dict[str, Any]) -> bytes:
     """The bytes of one file, if name, size and checksum are as the manifest says."""
     if name != Path(name).name or not name.endswith(".safetensors"):
         raise ArtifactError(f"{path / _MANIFEST} names the file {name!r}, which lies outside its folder; refused.")
+    if not isinstance(expected, dict):
+        raise ArtifactError(f"{path / _MANIFEST} gives no size and checksum for {name!r}; restore it from a copy.")
     file = path / name
     if file.is_symlink() or not file.is_file():
         raise ArtifactError(f"{file} is missing; restore it from a copy.")
@@ -126,10 +132,10 @@ def _checked(path: Path, name: str, expected: dict[str, Any]) -> bytes:
 
 
 def _versions() -> dict[str, str]:
+    from importlib import import_module
     from importlib.metadata import version
 
-    import scidyn
-
+    scidyn = import_module("scidyn")
     return {"scidyn": scidyn.__version__, **{name: version(name) for name in ("torch", "numpy", "xarray")}}
 
 

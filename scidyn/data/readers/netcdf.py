@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scidyn.data.io.safety import MAGIC, check_hdf5
 from scidyn.errors import ArtifactError, DataError
 
 if TYPE_CHECKING:
@@ -14,14 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["read_netcdf", "sniff_netcdf", "to_netcdf_bytes"]
 
-_MAGIC = b"\x89HDF\r\n\x1a\n"
-_MOST_OBJECTS = 10_000
-_MOST_BYTES = 8 << 30
-
 
 def sniff_netcdf(head: bytes) -> float:
     """Probability that a file starting with ``head`` is HDF5."""
-    return 1.0 if head.startswith(_MAGIC) else 0.0
+    return 1.0 if head.startswith(MAGIC) else 0.0
 
 
 def read_netcdf(path: Path) -> xr.Dataset:
@@ -36,14 +33,12 @@ def read_netcdf(path: Path) -> xr.Dataset:
     """
     import xarray as xr
 
+    check_hdf5(path)
     try:
-        _inspect(path)
         with xr.open_dataset(
             path, engine="h5netcdf", decode_times=False, decode_timedelta=False, phony_dims="sort"
         ) as ds:
             loaded = ds.load()
-    except ArtifactError:
-        raise
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise ArtifactError(f"{path} is truncated or damaged: {error}; restore it from a copy.") from error
     if not loaded.data_vars:
@@ -92,37 +87,3 @@ def to_netcdf_bytes(ds: xr.Dataset) -> bytes:
 
 def _is_text(variable: xr.Variable) -> bool:
     return variable.dtype.kind == "O" and all(isinstance(v, str) for v in variable.values.ravel())
-
-
-def _inspect(path: Path) -> None:
-    """Refuse links out of the file and sizes beyond reason before any data are read."""
-    import h5py
-
-    total = 0
-    count = 0
-
-    def walk(group: h5py.Group, depth: int) -> None:
-        nonlocal total, count
-        if depth > 32:
-            raise ArtifactError(f"{path}: groups are nested deeper than 32 at {group.name}; refused.")
-        for key in group:
-            count += 1
-            if count > _MOST_OBJECTS:
-                raise ArtifactError(f"{path} holds more than {_MOST_OBJECTS} objects; refused.")
-            link = group.get(key, getlink=True)
-            if isinstance(link, h5py.ExternalLink):
-                raise ArtifactError(f"{path}: {group.name}/{key} links to another file; refused.")
-            if isinstance(link, h5py.SoftLink):
-                raise ArtifactError(f"{path}: {group.name}/{key} is a soft link; refused.")
-            item = group[key]
-            if isinstance(item, h5py.Group):
-                walk(item, depth + 1)
-            elif isinstance(item, h5py.Dataset):
-                if item.external or item.is_virtual:
-                    raise ArtifactError(f"{path}: {item.name} keeps its data in another file; refused.")
-                total += item.size * item.dtype.itemsize if item.shape else 0
-                if total > _MOST_BYTES:
-                    raise ArtifactError(f"{path} declares more than 8 GiB (at {item.name}); refused.")
-
-    with h5py.File(path, "r") as file:
-        walk(file, 0)
