@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scidyn._check.values import choice
-from scidyn.data.io.atomic import write_bytes
+from scidyn.data.io import atomic
 from scidyn.data.readers.headers import join_units
 from scidyn.data.readers.netcdf import read_netcdf, sniff_netcdf, to_netcdf_bytes
 from scidyn.data.readers.text import read_table, sniff_table
@@ -131,7 +131,7 @@ def save(ds: xr.Dataset, path: str | Path, *, overwrite: bool = False) -> Path:
     if path.exists() and not overwrite:
         raise ArtifactError(f"{path} exists; nothing was changed. Pass overwrite=True to replace it.")
     content = to_netcdf_bytes(ds) if suffix in _NETCDF else _table_bytes(ds, _TABLES[suffix])
-    return write_bytes(path, content)
+    return atomic.write_bytes(path, content)
 
 
 def _table_bytes(ds: xr.Dataset, delimiter: str) -> bytes:

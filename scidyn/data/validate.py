@@ -164,20 +164,33 @@ def _values(ds: xr.Dataset) -> Iterator[Finding]:
             )
         if values.size and np.isnan(values).all():
             yield NonFiniteError, f"Variable {name!r} has no observed value; drop it with ds.drop_vars({name!r})."
-        if "mask" in ds.variables and set(ds["mask"].dims) >= set(ds[name].dims):
-            said = ds["mask"]
-            if "feature" in said.dims:
-                continue
-            wrong = np.argwhere(said.transpose(*ds[name].dims).values.astype(bool) & np.isnan(values))
-            if wrong.size:
-                where = [int(i) for i in wrong[0]]
-                yield (
-                    NonFiniteError,
-                    (
-                        f"{name}{where} is NaN but mask says it was observed ({len(wrong)} such values); "
-                        "set mask to False there."
-                    ),
-                )
+        wrong = np.argwhere(_said(ds, name) & np.isnan(values))
+        if wrong.size:
+            where = [int(i) for i in wrong[0]]
+            yield (
+                NonFiniteError,
+                (
+                    f"{name}{where} is NaN but mask says it was observed ({len(wrong)} such values); "
+                    "set mask to False there."
+                ),
+            )
+
+
+def _said(ds: xr.Dataset, name: str) -> np.ndarray:
+    """Where ``mask`` says that ``name`` was observed, in its shape; a dim ``feature`` counts the variables."""
+    variable = ds[name]
+    nothing = np.zeros(variable.shape, dtype=bool)
+    if "mask" not in ds.variables:
+        return nothing
+    said = ds["mask"]
+    if "feature" in said.dims and "feature" not in variable.dims:
+        states = [n for n in _variables(ds) if ds[n].attrs.get("role", "state") == "state"]
+        if name not in states or said.sizes["feature"] != len(states):
+            return nothing
+        said = said.isel(feature=states.index(name))
+    if not set(said.dims) <= set(variable.dims):
+        return nothing
+    return said.variable.set_dims(dict(variable.sizes)).transpose(*variable.dims).values.astype(bool)
 
 
 def _units(ds: xr.Dataset) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""One writer per path: a lock file that names its holder and is taken over when the holder is dead."""
+"""One writer per path: a locked file beside it that names its holder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOCK = ".scidyn-lock-"
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Hold the lock of ``path`` while writing it.
+    """Hold the lock of ``path`` while writing it; the system frees it when the process ends.
 
     Raises
     ------
@@ -26,29 +26,12 @@ def writing(path: Path) -> Iterator[None]:
         If a living process holds it; host and process id are named.
     """
     lock = lock_file(path)
-    me = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())})
-    for _ in range(3):  # a dead holder's lock is removed, then the creation is tried again
-        try:
-            handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            other = holder(path)
-            if other is not None and alive(other):
-                raise ArtifactError(
-                    f"{path} is being written by process {other.get('pid')} on {other.get('host')}; nothing was "
-                    f"changed. If that process is gone, delete {lock}."
-                ) from None
-            lock.unlink(missing_ok=True)
-            continue
-        try:
-            os.write(handle, me.encode())
-        finally:
-            os.close(handle)
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
-        return
-    raise ArtifactError(f"{path} is being written by others at the same moment; nothing was changed, try again.")
+    handle = _acquire(path, lock)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def lock_file(path: Path) -> Path:
@@ -57,7 +40,7 @@ def lock_file(path: Path) -> Path:
 
 
 def holder(path: Path) -> dict[str, object] | None:
-    """Who holds the lock of ``path``; None if nobody does, or it was left half written."""
+    """Who holds the lock of ``path``; None if nobody is named."""
     try:
         found = json.loads(lock_file(path).read_bytes())
     except (OSError, ValueError):
@@ -77,7 +60,52 @@ def alive(who: dict[str, object]) -> bool:
     except PermissionError:
         return True
     started = _started(pid)
-    return started is None or started == who.get("started")
+    return started is None or started == who.get("started", started)
+
+
+def _acquire(path: Path, lock: Path) -> int:
+    while True:
+        handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            taken = _take(handle)
+            other = holder(path)
+            if taken is False or (taken is None and other is not None and alive(other)):
+                who = f"process {other.get('pid')} on {other.get('host')}" if other else "another process"
+                raise ArtifactError(
+                    f"{path} is being written by {who}; nothing was changed: try again when it has ended."
+                )
+            if not _is_there(lock, handle):  # the last holder removed it between our open and our lock
+                os.close(handle)
+                continue
+            me = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())})
+            os.ftruncate(handle, 0)
+            os.write(handle, me.encode())
+        except BaseException:
+            os.close(handle)
+            raise
+        return handle
+
+
+def _take(handle: int) -> bool | None:
+    """True if the system's own lock was taken, False if another holds it, None where there are no locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _is_there(lock: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(lock), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 def _started(pid: int) -> str | None:

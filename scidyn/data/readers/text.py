@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 __all__ = ["read_table", "sniff_table"]
 
 _DELIMITERS = ("\t", ";", ",", "|")
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def sniff_table(head: bytes) -> float:
     """Probability that a file starting with ``head`` is a delimited text table."""
-    if b"\x00" in head:
+    if b"\x00" in head and not head.startswith(_UTF16):
         return 0.0
-    text = head.decode("utf-8-sig", errors="replace")
+    text = _decoded(head)
     first = text.splitlines()[0] if text.strip() else ""
     return 0.6 if any(d in first for d in _DELIMITERS) else 0.1
 
@@ -42,11 +43,14 @@ def read_table(
     """Read a delimited text file; hints as in :func:`scidyn.open`."""
     import pandas as pd
 
-    text = path.read_bytes().decode("utf-8-sig", errors="strict") if _utf8(path) else path.read_text("latin-1")
+    text = _decoded(path.read_bytes())
     if not text.strip():
         raise DataError(f"{path} is empty.")
     delimiter = _delimiter(text)
-    rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(cell.strip() for cell in row)]
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise DataError(f"{path} is no table: {error}; is a quotation mark left open?") from error
     header = [cell.strip() for cell in rows[0]]
     if len(rows) < 2:
         raise DataError(f"{path} has a header and no rows.")
@@ -62,12 +66,14 @@ def read_table(
     return from_table(frame, time=time, id=id, values=values, units=units, layout=layout, decimal=mark)
 
 
-def _utf8(path: Path) -> bool:
+def _decoded(raw: bytes) -> str:
+    """Text by its byte-order mark, else UTF-8, else Latin-1 (which every byte string is)."""
+    if raw.startswith(_UTF16):
+        return raw.decode("utf-16", errors="replace")
     try:
-        path.read_bytes().decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return False
-    return True
+        return raw.decode("latin-1")
 
 
 def _delimiter(text: str) -> str:
