@@ -15,7 +15,7 @@ __all__ = ["CONVENTIONS", "KINDS", "ROLES", "SPACE", "from_arrays", "state_varia
 CONVENTIONS = "CF-1.11 scidyn-1"
 KINDS = ("trajectories", "irregular", "snapshots", "pairs")
 SPACE = ("x", "y", "z")
-ROLES = ("state", "control", "parameter", "auxiliary")
+ROLES = ("state", "control", "parameter", "input", "output", "auxiliary")
 
 
 def time_dim(ds: xr.Dataset) -> str:

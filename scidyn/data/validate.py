@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scidyn.data.schema import KINDS, ROLES, time_dim
+from scidyn.data.structure import pair_structure, snapshot_structure
 from scidyn.errors import DataError, NonFiniteError, OptionError, ShapeError, TimeGridError, UnitsError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def validate(ds: xr.Dataset) -> Report:
     Parameters
     ----------
     ds : xarray.Dataset
-        Kind ``trajectories`` or ``irregular`` (attribute ``scidyn_kind``; absent means the former).
+        Of the kind that its attribute ``scidyn_kind`` names; absent means ``trajectories``.
 
     Returns
     -------
@@ -59,11 +60,16 @@ def validate(ds: xr.Dataset) -> Report:
     ()
     """
     kind = ds.attrs.get("scidyn_kind", "trajectories")
-    if kind not in KINDS[:2]:
-        raise OptionError(f"scidyn_kind must be one of {KINDS[:2]} for time series; got {kind!r}.")
-    findings = list(_structure(ds))
+    if kind not in KINDS:
+        raise OptionError(f"scidyn_kind must be one of {', '.join(map(repr, KINDS))}; got {kind!r}.")
+    if kind in ("snapshots", "pairs"):
+        findings = list(snapshot_structure(ds) if kind == "snapshots" else pair_structure(ds))
+        rest: tuple[Callable[[xr.Dataset], Iterator[Finding]], ...] = (_values, _units)
+    else:
+        findings = list(_structure(ds))
+        rest = (_times, _values, _units)
     if not findings:
-        findings = [*_times(ds), *_values(ds), *_units(ds)]
+        findings = [finding for check in rest for finding in check(ds)]
     if findings:
         first, sentence = findings[0]
         others = "".join(f"\n  {k}. {text}" for k, (_, text) in enumerate(findings[1:], start=2))
@@ -194,7 +200,8 @@ def _said(ds: xr.Dataset, name: str) -> np.ndarray:
 
 
 def _units(ds: xr.Dataset) -> Iterator[Finding]:
-    missing = [n for n in ["time", *_variables(ds)] if not str(ds[n].attrs.get("units", "")).strip()]
+    wanted = ["time", *_variables(ds)] if "time" in ds.variables else _variables(ds)
+    missing = [n for n in wanted if not str(ds[n].attrs.get("units", "")).strip()]
     if missing:
         yield (
             UnitsError,
@@ -209,7 +216,7 @@ def _remarks(ds: xr.Dataset) -> Iterator[str]:
     for name in _variables(ds):
         values = ds[name].values.astype(float)
         gaps = float(np.isnan(values).mean())
-        if gaps > _RARE and ds["time"].ndim == 1:
+        if gaps > _RARE and ds.attrs.get("scidyn_kind") != "irregular":
             yield f"{name}: {100 * gaps:.0f} % of its values are missing"
-        if np.nanmax(values) == np.nanmin(values) and ds[name].attrs.get("role", "state") == "state":
+        if values.size and np.nanmax(values) == np.nanmin(values) and ds[name].attrs.get("role", "state") == "state":
             yield f"{name}: all its values are {np.nanmin(values):g}"

@@ -116,7 +116,7 @@ def test_a_file_of_another_program(tmp_path):
     assert np.array_equal(ds["level"].values, [5, np.nan, 15], equal_nan=True)
     with pytest.raises(OptionError, match="values names 'lvl'"):
         scidyn.open(tmp_path / "other.h5", values=["lvl"])
-    with pytest.raises(OptionError, match="are for tables"):
+    with pytest.raises(OptionError, match="has no use for layout="):
         scidyn.open(tmp_path / "other.h5", layout="long")
 
 

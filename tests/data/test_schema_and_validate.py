@@ -89,7 +89,7 @@ def test_all_findings_come_together():
         (lambda ds: ds.expand_dims(tme=2), ShapeError, "unknown dim 'tme'"),
         (lambda ds: ds.expand_dims(trajectory=2).transpose("time", "trajectory"), ShapeError, "use ds.transpose"),
         (lambda ds: ds.assign(a=ds["a"].astype(str).assign_attrs(units="1")), DataError, "dtype <U"),
-        (lambda ds: ds.assign(a=ds["a"].assign_attrs(role="input")), OptionError, "has the role 'input'"),
+        (lambda ds: ds.assign(a=ds["a"].assign_attrs(role="effect")), OptionError, "has the role 'effect'"),
         (lambda ds: ds.assign_coords(time=np.array(["2020-01-01", "2020-01-02", "2020-01-03"], "M8[ns]")),
          TimeGridError, "convert dates to days first"),
         (lambda ds: ds.assign_attrs(scidyn_kind="table"), OptionError, "scidyn_kind must be one of"),

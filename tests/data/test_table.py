@@ -140,7 +140,7 @@ def test_times_with_words(write, cells, values, unit):
         ("time,dye (mg/L)\n2 h,1\n1 d,2\n", TimeGridError, "'1 d' is in day, '2 h' is in h; write all"),
         ("time (h),dye (mg/L)\nday 1,1\nday 2,2\n", UnitsError, "written as day, but their units are stated as 'h'"),
         ("just some words\nand more\n", DataError, "Which column is time"),
-        (b"\x00\x01\x02\x03" * 100, DataError, "known formats: CSV, TSV"),
+        (b"\x00\x01\x02\x03" * 100, DataError, "is no file that scidyn knows"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_named(write, content, error, sentence):

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scidyn.data.io.safety import MAGIC, check_hdf5
-from scidyn.errors import ArtifactError, DataError
+from scidyn.data.io.safety import BUDGET, MAGIC, check_hdf5
+from scidyn.data.readers.finish import finish
+from scidyn.errors import ArtifactError, DataError, TimeGridError
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["read_netcdf", "sniff_netcdf", "to_netcdf_bytes"]
+__all__ = ["read", "sniff", "to_netcdf_bytes"]
+
+_CLASSIC = (b"CDF\x01", b"CDF\x02")
 
 
-def sniff_netcdf(head: bytes) -> float:
-    """Probability that a file starting with ``head`` is HDF5."""
-    return 1.0 if head.startswith(MAGIC) else 0.0
+def sniff(path: Path, head: bytes) -> float:
+    """Probability that a file is NetCDF: HDF5 that no other format claims, or the classic format."""
+    return 0.5 if head.startswith((MAGIC, *_CLASSIC)) else 0.0
 
 
-def read_netcdf(path: Path) -> xr.Dataset:
-    """Read a NetCDF-4 file into memory.
+def read(
+    path: Path, *, values: Sequence[str] | None = None, units: Mapping[str, str] | str | None = None
+) -> xr.Dataset:
+    """Read a NetCDF file into memory; dims ``sample`` and ``ensemble`` of a time series are trajectories.
 
     Raises
     ------
@@ -33,13 +39,19 @@ def read_netcdf(path: Path) -> xr.Dataset:
     """
     import xarray as xr
 
-    check_hdf5(path)
+    with path.open("rb") as file:
+        classic = file.read(4) in _CLASSIC
+    if not classic:
+        check_hdf5(path)
+    options: dict[str, Any] = {"engine": "scipy"} if classic else {"engine": "h5netcdf", "phony_dims": "sort"}
     try:
-        with xr.open_dataset(
-            path, engine="h5netcdf", decode_times=False, decode_timedelta=False, phony_dims="sort"
-        ) as ds:
+        with xr.open_dataset(path, decode_times=False, decode_timedelta=False, **options) as ds:
+            if ds.nbytes > BUDGET:
+                raise ArtifactError(f"{path} declares more than {BUDGET / 2**30:g} GiB to be read whole; refused.")
             loaded = ds.load()
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
+    except ArtifactError:
+        raise
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError, OverflowError, MemoryError) as error:
         raise ArtifactError(f"{path} is truncated or damaged: {error}; restore it from a copy.") from error
     if not loaded.data_vars:
         raise DataError(f"{path} holds no variable at its root.")
@@ -48,7 +60,20 @@ def read_netcdf(path: Path) -> xr.Dataset:
         variable.encoding = {}
     if "time" in loaded.variables and "time" not in loaded.coords:
         loaded = loaded.set_coords("time")
-    return loaded
+    for other in ("sample", "ensemble", "member", "realization"):
+        if other in loaded.dims and "time" in loaded.dims and "trajectory" not in loaded.dims:
+            loaded = loaded.rename({other: "trajectory"})
+    return finish(_numbers_in_time(loaded, path), values=values, units=units)
+
+
+def _numbers_in_time(ds: xr.Dataset, path: Path) -> xr.Dataset:
+    """Refuse calendars of models, in which a day is no day of ours."""
+    calendar = str(ds["time"].attrs.get("calendar", "")) if "time" in ds.variables else ""
+    if calendar and calendar not in ("standard", "gregorian", "proleptic_gregorian"):
+        raise TimeGridError(
+            f"{path}: time counts in the calendar {calendar!r}, whose intervals are no physical time; convert it first."
+        )
+    return ds
 
 
 def to_netcdf_bytes(ds: xr.Dataset) -> bytes:

@@ -31,8 +31,9 @@ def from_table(
     time: str | None = None,
     id: str | None = None,
     values: Sequence[str] | None = None,
-    units: Mapping[str, str] | None = None,
+    units: Mapping[str, str] | str | None = None,
     layout: str = "auto",
+    kind: str | None = None,
     decimal: str = ".",
 ) -> xr.Dataset:
     """Make a canonical Dataset from a data frame.
@@ -47,10 +48,13 @@ def from_table(
         Column that names the replicate; each value becomes one trajectory.
     values : sequence of str, optional
         Columns to keep; default all numeric ones.
-    units : mapping, optional
-        Name to units, ``"time"`` or the time column included; wins over units in headers.
+    units : mapping or str, optional
+        Name to units, ``"time"`` or the time column included; wins over units in headers. One word is
+        the units of all columns that have none.
     layout : {"auto", "wide", "long"}
         ``auto`` takes ``long`` if there are columns ``variable`` and ``value``.
+    kind : {"snapshots"}, optional
+        A row is a cell that was measured once, so times repeat and rows have no order.
     decimal : str
         Decimal sign of text cells.
 
@@ -77,6 +81,7 @@ def from_table(
     'mg/L'
     """
     choice("layout", layout, ("auto", "wide", "long"))
+    choice("kind", kind, (None, "snapshots"))
     name_of, unit_of = _headers(df)
     table = {name_of[column]: df[column].tolist() for column in df.columns}
     source = str(df.attrs.get("source", "table"))
@@ -95,14 +100,17 @@ def from_table(
     stamps = parse_times(table[time], source, time) if _has_text(table[time], decimal) else None
     numbers = {c: _numbers(table[c], c, decimal, source) for c in keep}
     numbers[time] = stamps.values if stamps else _numbers(table[time], time, decimal, source)
-    stated = dict(units or {})
+    stated = {} if isinstance(units, str) else dict(units or {})
     for key in stated:
         _known(key, ["time", *table], "units")
-    found = {c: stated.get(c, unit_of.get(c, "")) for c in (time, *keep)}
+    rest = units if isinstance(units, str) else ""
+    found = {c: stated.get(c) or unit_of.get(c, "") or rest for c in (time, *keep)}
     found[time] = stated.get("time", found[time])
     if stamps:
         found[time] = _agreed(found[time], stamps, source)
     _require_units(found, time, source)
+    if kind == "snapshots":
+        return _cells(numbers, found, time, keep, {id: table[id]} if id is not None else {}, source)
     ds = _assemble(numbers, found, time, keep, _labels(table[id]) if id is not None else None, source)
     if stamps and stamps.reference:
         ds["time"].attrs["reference"] = stamps.reference
@@ -266,6 +274,36 @@ def _assemble(
     attrs["scidyn_kind"] = "trajectories" if shared else "irregular"
     coords["time"] = ("time", times[0], time_attrs) if shared else (dims, times, time_attrs)
     return xr.Dataset({c: (dims, pad(c), {"units": units[c]}) for c in keep}, coords, attrs)
+
+
+def _cells(
+    numbers: Mapping[str, np.ndarray],
+    units: Mapping[str, str],
+    time: str,
+    keep: Sequence[str],
+    groups: Mapping[str, Sequence[Any]],
+    source: str,
+) -> xr.Dataset:
+    """Rows as cells; the columns of values, which share their units, are one variable ``x``."""
+    import xarray as xr
+
+    other = next((c for c in keep if units[c] != units[keep[0]]), None)
+    if other is not None:
+        raise UnitsError(
+            f"{source}: columns of snapshots share their units; {keep[0]!r} is in {units[keep[0]]}, {other!r} in "
+            f"{units[other]}: choose columns with values=[…]."
+        )
+    ds = xr.Dataset(
+        {"x": (("cell", "feature"), np.stack([numbers[c] for c in keep], -1), {"units": units[keep[0]]})},
+        {
+            "time": ("cell", numbers[time], {"units": units[time]}),
+            "feature": list(keep),
+            **{name: ("cell", _labels(cells)) for name, cells in groups.items()},
+        },
+        {"Conventions": CONVENTIONS, "scidyn_kind": "snapshots", "source": source},
+    )
+    validate(ds)
+    return ds
 
 
 def _no_repeats(times: np.ndarray, source: str, label: Any) -> None:

@@ -15,14 +15,16 @@ from scidyn.errors import DataError
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["read_table", "sniff_table"]
+__all__ = ["read", "sniff"]
 
 _DELIMITERS = ("\t", ";", ",", "|")
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-def sniff_table(head: bytes) -> float:
-    """Probability that a file starting with ``head`` is a delimited text table."""
+def sniff(path: Path, head: bytes) -> float:
+    """Probability that a file is a delimited text table: no NUL bytes, cells in its first line."""
+    if path.is_dir():
+        return 0.0
     if b"\x00" in head and not head.startswith(_UTF16):
         return 0.0
     text = _decoded(head)
@@ -30,14 +32,15 @@ def sniff_table(head: bytes) -> float:
     return 0.6 if any(d in first for d in _DELIMITERS) else 0.1
 
 
-def read_table(
+def read(
     path: Path,
     *,
     time: str | None = None,
     id: str | None = None,
     values: Sequence[str] | None = None,
-    units: Mapping[str, str] | None = None,
+    units: Mapping[str, str] | str | None = None,
     layout: str = "auto",
+    kind: str | None = None,
     decimal: str | None = None,
 ) -> xr.Dataset:
     """Read a delimited text file; hints as in :func:`scidyn.open`."""
@@ -63,7 +66,7 @@ def read_table(
     mark = decimal or _decimal(rows[1:], delimiter)
     frame = pd.DataFrame(rows[1:], columns=header)
     frame.attrs["source"] = str(path.name)
-    return from_table(frame, time=time, id=id, values=values, units=units, layout=layout, decimal=mark)
+    return from_table(frame, time=time, id=id, values=values, units=units, layout=layout, kind=kind, decimal=mark)
 
 
 def _decoded(raw: bytes) -> str:
