@@ -104,12 +104,12 @@ def split(
             )
     present = [part for part in parts if part is not None]
     if present[0].attrs.get("scidyn_kind") != "pairs":
-        check_disjoint(*present, gap=gap)
+        check_disjoint(*present, gap=gap, groups=by not in ("time", "timepoint"))
     return Splits(*parts)  # type: ignore[arg-type]  # the training share is positive, so its part is there
 
 
-def check_disjoint(*parts: xr.Dataset, gap: float = 0.0) -> None:
-    """Refuse parts that share a stretch of a trajectory, a cell's time point and cell, or a donor.
+def check_disjoint(*parts: xr.Dataset, gap: float = 0.0, groups: bool = True) -> None:
+    """Refuse parts that share a stretch of a trajectory, a cell, or a donor.
 
     Parameters
     ----------
@@ -117,6 +117,8 @@ def check_disjoint(*parts: xr.Dataset, gap: float = 0.0) -> None:
         Two or more parts of one Dataset.
     gap : float
         Least time between two parts of one trajectory, in units of time.
+    groups : bool
+        Refuse one donor on two sides; False where parts differ in time by intent.
 
     Raises
     ------
@@ -131,10 +133,10 @@ def check_disjoint(*parts: xr.Dataset, gap: float = 0.0) -> None:
     """
     for i, first in enumerate(parts):
         for second in parts[i + 1 :]:
-            _check_pair(first, second, gap)
+            _check_pair(first, second, gap, groups)
 
 
-def _check_pair(first: xr.Dataset, second: xr.Dataset, gap: float) -> None:
+def _check_pair(first: xr.Dataset, second: xr.Dataset, gap: float, groups: bool) -> None:
     unit = "cell" if "cell" in first.dims else "trajectory"
     shared = _stretches(first, unit).keys() & _stretches(second, unit).keys()
     for label in shared:
@@ -145,7 +147,7 @@ def _check_pair(first: xr.Dataset, second: xr.Dataset, gap: float) -> None:
                 f"Two parts hold {where}: one until {low[1]:g}, the other from {high[0]:g}"
                 f"{f', with less than the gap {gap:g} between' if low[1] < high[0] else ', so they overlap'}."
             )
-    if shared:
+    if shared or not groups:
         return  # one trajectory cut in time: its donor is on both sides by intent
     for group in GROUPS:
         if group in first.coords and group in second.coords:

@@ -15,7 +15,7 @@ from scidyn.data.readers.headers import TIME_NAMES, split_units
 from scidyn.data.readers.times import parse_times
 from scidyn.data.schema import CONVENTIONS
 from scidyn.data.split import GROUPS
-from scidyn.errors import ArtifactError, DataError, OptionError
+from scidyn.errors import ArtifactError, DataError, OptionError, ScidynError
 
 if TYPE_CHECKING:
     import h5py
@@ -86,7 +86,7 @@ def read(
                 extra["weight"] = ("cell", np.asarray(_column(file["obs"], weight), dtype=float), {"units": "1"})
             genes = _feature_names(file, chosen, matrix.shape[1])
     except (KeyError, RuntimeError, ValueError, OSError, TypeError, AttributeError) as error:
-        if isinstance(error, ArtifactError | DataError | OptionError):
+        if isinstance(error, ScidynError):
             raise
         raise ArtifactError(f"{path} is truncated or damaged: {error}; restore it from a copy.") from error
     name = "X" if chosen == "X" else chosen.removeprefix("X_")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -80,8 +81,9 @@ def _sheets(path: Path, sheet: str | None) -> dict[str, list[list[Any]]]:
             size = sum(member.file_size for member in archive.infolist())
         if size > _MOST_BYTES:
             raise ArtifactError(f"{path} swells to {size / 2**30:.1f} GiB when unpacked; refused.")
-        shown = openpyxl.load_workbook(path, data_only=True)
-        written = openpyxl.load_workbook(path, data_only=False)
+        content = path.read_bytes()  # a path would be refused for its suffix
+        shown = openpyxl.load_workbook(io.BytesIO(content), data_only=True)
+        written = openpyxl.load_workbook(io.BytesIO(content), data_only=False)
     except ArtifactError:
         raise
     except Exception as error:  # openpyxl raises many unrelated classes on damaged parts

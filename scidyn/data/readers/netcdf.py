@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scidyn.data.io.safety import BUDGET, MAGIC, check_hdf5
+from scidyn.data.io.safety import BUDGET, MAGIC, check_hdf5, opened
 from scidyn.data.readers.finish import finish
 from scidyn.errors import ArtifactError, DataError, TimeGridError
 
@@ -21,8 +21,14 @@ _CLASSIC = (b"CDF\x01", b"CDF\x02")
 
 
 def sniff(path: Path, head: bytes) -> float:
-    """Probability that a file is NetCDF: HDF5 that no other format claims, or the classic format."""
-    return 0.5 if head.startswith((MAGIC, *_CLASSIC)) else 0.0
+    """Probability that a file is NetCDF: our own for sure, else HDF5 that no other format claims."""
+    if not head.startswith(MAGIC):
+        return 0.5 if head.startswith(_CLASSIC) else 0.0
+    try:
+        with opened(path) as file:
+            return 1.0 if "scidyn_kind" in file.attrs else 0.5
+    except ArtifactError:
+        return 0.5
 
 
 def read(

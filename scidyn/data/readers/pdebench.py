@@ -11,7 +11,7 @@ import numpy as np
 from scidyn.data.io.safety import BUDGET, MAGIC, check_hdf5, opened
 from scidyn.data.readers.finish import finish, taken_rows
 from scidyn.data.schema import CONVENTIONS, SPACE
-from scidyn.errors import ArtifactError, DataError
+from scidyn.errors import ArtifactError, DataError, ScidynError
 
 if TYPE_CHECKING:
     import h5py
@@ -75,7 +75,7 @@ def read(
                 ds = _arrays(file, rows, path)
             found = {k: v for k, v in file.attrs.items() if k in _PARAMETERS}
     except (KeyError, RuntimeError, ValueError, OSError, TypeError) as error:
-        if isinstance(error, ArtifactError | DataError):
+        if isinstance(error, ScidynError):
             raise
         raise ArtifactError(f"{path} is truncated or damaged: {error}; restore it from a copy.") from error
     unit = "trajectory" if "trajectory" in ds.dims else "sample"

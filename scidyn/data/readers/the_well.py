@@ -12,7 +12,7 @@ import numpy as np
 from scidyn.data.io.safety import BUDGET, MAGIC, check_hdf5, opened
 from scidyn.data.readers.finish import finish, taken_rows
 from scidyn.data.schema import CONVENTIONS
-from scidyn.errors import ArtifactError, DataError
+from scidyn.errors import ArtifactError, DataError, ScidynError
 
 if TYPE_CHECKING:
     import h5py
@@ -64,7 +64,7 @@ def read(
         with opened(path) as file:
             ds = _dataset(file, rows, path)
     except (KeyError, RuntimeError, ValueError, OSError, TypeError) as error:
-        if isinstance(error, ArtifactError | DataError):
+        if isinstance(error, ScidynError):
             raise
         raise ArtifactError(f"{path} is truncated or damaged: {error}; restore it from a copy.") from error
     ds.attrs |= {"Conventions": CONVENTIONS, "source": path.name}
@@ -76,7 +76,7 @@ def _dataset(file: h5py.File, rows: Any, path: Path) -> xr.Dataset:
 
     chosen = taken_rows(rows, int(file.attrs["n_trajectories"]))
     space = [_text(d) for d in file["dimensions"].attrs["spatial_dims"]]
-    coords = _space(file["dimensions"], space, path)
+    coords = _space(file["dimensions"], space, chosen, path)
     time = file["dimensions"]["time"]
     varying = bool(time.attrs.get("sample_varying", time.ndim == 2))
     times = np.asarray(time[()], dtype=float)
@@ -105,11 +105,12 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _space(group: h5py.Group, names: Sequence[str], path: Path) -> dict[str, Any]:
+def _space(group: h5py.Group, names: Sequence[str], chosen: slice, path: Path) -> dict[str, Any]:
     coords: dict[str, Any] = {}
     for d in names:
         values = np.asarray(group[d][()], dtype=float)
         if values.ndim == 2:  # one grid per trajectory
+            values = values[chosen]
             if not (values == values[:1]).all():
                 raise DataError(
                     f"{path}: the grid {d!r} differs between trajectories; read them one at a time with rows=."
