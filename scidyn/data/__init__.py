@@ -2,11 +2,15 @@
 
 from scidyn.data.batch import Batch as Batch
 from scidyn.data.convert import to_batch as to_batch
+from scidyn.data.disk import HDF5Windows as HDF5Windows
 from scidyn.data.files import open as open
 from scidyn.data.files import save as save
+from scidyn.data.io.shards import ShardWriter as ShardWriter
 from scidyn.data.loader import Loader as Loader
 from scidyn.data.loader import MemoryWindows as MemoryWindows
 from scidyn.data.loader import loader as loader
+from scidyn.data.moments import Moments as Moments
+from scidyn.data.moments import moments as moments
 from scidyn.data.readers.table import from_table as from_table
 from scidyn.data.sampler import Sampler as Sampler
 from scidyn.data.scaling import Scaling as Scaling
@@ -23,17 +27,21 @@ from scidyn.data.windows import windows as windows
 
 __all__ = [
     "Batch",
+    "HDF5Windows",
     "Loader",
     "MemoryWindows",
+    "Moments",
     "Report",
     "Sampler",
     "Scaling",
+    "ShardWriter",
     "Splits",
     "WindowIndex",
     "check_disjoint",
     "from_arrays",
     "from_table",
     "loader",
+    "moments",
     "open",
     "save",
     "split",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +15,8 @@ from torch import Tensor
 from scidyn._check.values import choice
 from scidyn.data.batch import Batch
 from scidyn.data.convert import to_batch
+from scidyn.data.disk import HDF5Windows
+from scidyn.data.prefetch import prefetched
 from scidyn.data.sampler import Sampler
 from scidyn.data.windows import WindowIndex
 from scidyn.errors import OptionError
@@ -123,6 +127,10 @@ class Loader:
         Where batches come from.
     sampler : Sampler
         Which windows, in which order.
+    prefetch : int
+        Batches that a thread makes ahead.
+    device : torch.device or str, optional
+        Where batches go; from page-locked memory where it is a CUDA device.
 
     Examples
     --------
@@ -133,16 +141,27 @@ class Loader:
     [(8, 5, 2), (8, 5, 2), (1, 5, 2)]
     """
 
-    def __init__(self, store: Store, sampler: Sampler) -> None:
+    def __init__(self, store: Store, sampler: Sampler, *, prefetch: int = 0, device: Any = None) -> None:
         self.store = store
         self.sampler = sampler
+        self.prefetch = prefetch
+        self.device = None if device is None else torch.device(device)
 
     def __len__(self) -> int:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        for numbers in self.sampler:
-            yield self.store.gather(numbers)
+        for batch in prefetched(self._made, self.sampler.rest(), self.prefetch):
+            self.sampler.advance()  # only now is the batch drawn, however far ahead the thread is
+            yield batch
+        self.sampler.finish()
+
+    def _made(self, numbers: np.ndarray) -> Batch:
+        batch = self.store.gather(numbers)
+        if self.device is None or batch.y.device == self.device:
+            return batch
+        pin = self.device.type == "cuda"
+        return Batch(*(None if x is None else _moved(x, self.device, pin) for x in batch))  # type: ignore[arg-type]
 
     def state(self) -> dict[str, int]:
         """Seed, epoch and position: store it with the checkpoint."""
@@ -159,7 +178,9 @@ def loader(
     *,
     batch: int = 64,
     seed: int = 0,
-    shuffle: str = "full",
+    shuffle: str = "auto",
+    memory: str = "auto",
+    prefetch: int = 2,
     drop_last: bool = False,
     dtype: torch.dtype | None = None,
     device: Any = None,
@@ -171,15 +192,21 @@ def loader(
     Parameters
     ----------
     source : xarray.Dataset, str or Path
-        Data, or a file for :func:`scidyn.open`.
+        Data, a file for :func:`scidyn.open`, or a folder of shards.
     index : WindowIndex, optional
         Windows from :func:`windows`; None gives whole trajectories.
     batch : int
         Windows per batch.
     seed : int
         Seed of the order; epoch e is a function of (seed, e) alone.
-    shuffle : {"full", "none"}
-        Order of the windows.
+    shuffle : {"auto", "full", "chunk", "none"}
+        Order of the windows; ``auto`` is ``full`` in memory and ``chunk`` on disk, which shuffles chunks
+        of the file and then windows inside groups of chunks.
+    memory : {"auto", "load", "disk"}
+        Load a file whole or draw its windows from the disk; ``auto`` loads what fits in a quarter of
+        the free memory.
+    prefetch : int
+        Batches that one thread reads ahead from the disk.
     drop_last : bool
         Leave out a last batch that is not full.
     dtype : torch.dtype, optional
@@ -209,14 +236,58 @@ def loader(
     >>> next(iter(batches)).t.shape
     torch.Size([4, 10])
     """
-    choice("shuffle", shuffle, ("full", "none"))
+    choice("shuffle", shuffle, ("auto", "full", "chunk", "none"))
+    choice("memory", memory, ("auto", "load", "disk"))
     if isinstance(source, str | Path):
+        disk = _on_disk(Path(source), index, memory)
+        if disk is not None:
+            if dtype is not None:
+                raise OptionError("dtype is for data in memory; windows on disk keep the dtype of the file.")
+            order = "chunk" if shuffle == "auto" else shuffle
+            blocks = disk.blocks() if order == "chunk" else None
+            drawn = Sampler(
+                len(disk), batch, seed=seed, shuffle=order, blocks=blocks, drop_last=drop_last, rank=rank, world=world
+            )
+            return Loader(disk, drawn, prefetch=prefetch, device=device)
         from scidyn.data.files import open as open_file
 
         source = open_file(source)
+    elif memory == "disk":
+        raise OptionError("memory='disk' needs a path; the data given are in memory.")
+    if shuffle == "chunk":
+        raise OptionError("shuffle='chunk' is for windows on disk; in memory take 'full'.")
+    shuffle = "full" if shuffle == "auto" else shuffle
     store = MemoryWindows(source, index, dtype=dtype, device=device)
     sampler = Sampler(len(store), batch, seed=seed, shuffle=shuffle, drop_last=drop_last, rank=rank, world=world)
     return Loader(store, sampler)
+
+
+def _on_disk(path: Path, index: WindowIndex | None, memory: str) -> HDF5Windows | None:
+    """A store on the disk if it is asked for, or if the file is too large to load."""
+    if index is None or memory == "load":
+        if memory == "disk":
+            raise OptionError("Windows on disk need an index; make one with scidyn.data.WindowIndex(steps, length).")
+        return None
+    if memory == "auto" and _bytes_of(path) < _free_memory() / 4:
+        return None
+    return HDF5Windows(path, index)
+
+
+def _bytes_of(path: Path) -> int:
+    files = path.glob("shard-*.nc") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.exists())
+
+
+def _free_memory() -> float:
+    """Bytes that are free now, or infinity where the system does not say."""
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return math.inf
+
+
+def _moved(x: Tensor, device: torch.device, pin: bool) -> Tensor:
+    return (x.contiguous().pin_memory() if pin else x).to(device, non_blocking=pin)
 
 
 def _windows_of(x: Tensor, span: int) -> Tensor:

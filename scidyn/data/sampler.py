@@ -86,11 +86,22 @@ class Sampler:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """The rest of the current epoch; the next iteration begins the next epoch."""
+        for numbers in self.rest():
+            self.advance()
+            yield numbers
+        self.finish()
+
+    def rest(self) -> list[np.ndarray]:
+        """The batches of the current epoch that have not been drawn yet."""
         order = self.order(self.epoch)
-        while self.position < len(self):
-            start = self.position * self.batch
-            self.position += 1
-            yield order[start : start + self.batch]
+        return [order[k * self.batch : (k + 1) * self.batch] for k in range(self.position, len(self))]
+
+    def advance(self) -> None:
+        """Count one more batch as drawn."""
+        self.position += 1
+
+    def finish(self) -> None:
+        """Begin the next epoch."""
         self.epoch, self.position = self.epoch + 1, 0
 
     def order(self, epoch: int) -> np.ndarray:

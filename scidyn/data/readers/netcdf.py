@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from scidyn.data.io.safety import BUDGET, MAGIC, check_hdf5, opened
 from scidyn.data.readers.finish import finish
 from scidyn.errors import ArtifactError, DataError, TimeGridError
@@ -15,7 +13,7 @@ from scidyn.errors import ArtifactError, DataError, TimeGridError
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["read", "sniff", "to_netcdf_bytes"]
+__all__ = ["read", "sniff"]
 
 _CLASSIC = (b"CDF\x01", b"CDF\x02")
 
@@ -80,41 +78,3 @@ def _numbers_in_time(ds: xr.Dataset, path: Path) -> xr.Dataset:
             f"{path}: time counts in the calendar {calendar!r}, whose intervals are no physical time; convert it first."
         )
     return ds
-
-
-def to_netcdf_bytes(ds: xr.Dataset) -> bytes:
-    """A Dataset as the bytes of a NetCDF-4 file with a checksum on every variable.
-
-    Raises
-    ------
-    DataError
-        If a name, dtype or attribute has no place in the format.
-    """
-    encoding: dict[Any, dict[str, Any]] = {}
-    for name, variable in ds.variables.items():
-        if "/" in str(name):
-            raise DataError(f"The name {name!r} holds '/', which separates groups in the file; rename it.")
-        if variable.dtype in (np.float16, np.dtype("O")) and not _is_text(variable):
-            raise DataError(
-                f"Variable {name!r} has dtype {variable.dtype}, which other readers cannot open; "
-                f"convert it: ds[{name!r}].astype('float32')."
-            )
-        if variable.ndim and variable.dtype.kind in "fiub":
-            encoding[name] = {"fletcher32": True, "chunksizes": variable.shape if min(variable.shape) > 0 else None}
-            if variable.dtype.kind == "f":
-                encoding[name]["_FillValue"] = np.nan
-            if encoding[name]["chunksizes"] is None:
-                del encoding[name]
-    for where, attrs in [("the Dataset", ds.attrs), *((f"variable {n!r}", v.attrs) for n, v in ds.variables.items())]:
-        for key, value in attrs.items():
-            if not isinstance(value, str | int | float | np.number | np.ndarray | list | tuple) or isinstance(
-                value, bool
-            ):
-                raise DataError(
-                    f"The attribute {key!r} of {where} is {value!r}; files keep strings, numbers and lists."
-                )
-    return bytes(ds.to_netcdf(engine="h5netcdf", encoding=encoding))
-
-
-def _is_text(variable: xr.Variable) -> bool:
-    return variable.dtype.kind == "O" and all(isinstance(v, str) for v in variable.values.ravel())

@@ -60,6 +60,7 @@ class Format:
 _TABLE = ("time", "id", "values", "units", "layout", "kind", "decimal")
 _ARRAYS = ("time", "values", "units", "dims", "kind")
 FORMATS = (
+    Format("a shard folder", "shard_folder", ("values", "units")),
     Format("a Zarr store", "zarr_store", ("values", "units")),
     Format("MATLAB", "matlab", _ARRAYS),
     Format("an AnnData file", "anndata_file", ("time", "rep", "weight", "time_map", "units")),
