@@ -20,6 +20,10 @@ from scidyn.data.schema import units_of as units_of
 from scidyn.data.split import Splits as Splits
 from scidyn.data.split import check_disjoint as check_disjoint
 from scidyn.data.split import split as split
+from scidyn.data.units import Unit as Unit
+from scidyn.data.units import convert_units as convert_units
+from scidyn.data.units import factor as factor
+from scidyn.data.units import parse_unit as parse_unit
 from scidyn.data.validate import Report as Report
 from scidyn.data.validate import validate as validate
 from scidyn.data.windows import WindowIndex as WindowIndex
@@ -36,13 +40,17 @@ __all__ = [
     "Scaling",
     "ShardWriter",
     "Splits",
+    "Unit",
     "WindowIndex",
     "check_disjoint",
+    "convert_units",
+    "factor",
     "from_arrays",
     "from_table",
     "loader",
     "moments",
     "open",
+    "parse_unit",
     "save",
     "split",
     "state_variables",

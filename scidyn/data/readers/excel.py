@@ -71,21 +71,22 @@ def read(
 
 def _sheets(path: Path, sheet: str | None) -> dict[str, list[list[Any]]]:
     try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ArtifactError(f"{path} is truncated or damaged: {error}; restore it from a copy.") from error
+    if size > _MOST_BYTES:
+        raise ArtifactError(f"{path} swells to {size / 2**30:.1f} GiB when unpacked; refused.")
+    try:
         import openpyxl
     except ImportError:
         raise MissingDependencyError(
             "Excel files need openpyxl: pip install 'scidyn[excel]', or save the sheet as CSV."
         ) from None
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-        if size > _MOST_BYTES:
-            raise ArtifactError(f"{path} swells to {size / 2**30:.1f} GiB when unpacked; refused.")
         content = path.read_bytes()  # a path would be refused for its suffix
         shown = openpyxl.load_workbook(io.BytesIO(content), data_only=True)
         written = openpyxl.load_workbook(io.BytesIO(content), data_only=False)
-    except ArtifactError:
-        raise
     except Exception as error:  # openpyxl raises many unrelated classes on damaged parts
         raise ArtifactError(f"{path} is truncated or damaged: {error}; restore it from a copy.") from error
     if sheet is not None:
