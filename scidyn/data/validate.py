@@ -111,6 +111,9 @@ def _structure(ds: xr.Dataset) -> Iterator[Finding]:
             yield OptionError, f"Variable {name!r} has the role {variable.attrs['role']!r}; known: {', '.join(ROLES)}."
         if variable.dtype.kind not in "fiub" and variable.attrs.get("role") != "auxiliary":
             yield DataError, f"Variable {name!r} has dtype {variable.dtype}; numbers are needed."
+    empty = [str(d) for d, n in ds.sizes.items() if n == 0 and d != along]
+    if empty:
+        yield DataError, f"The dim {empty[0]!r} has length 0; nothing is left to work with."
     if along not in ds["time"].dims:
         yield ShapeError, f"The coordinate 'time' has dims {ds['time'].dims}; {along!r} is needed."
 
@@ -168,6 +171,14 @@ def _values(ds: xr.Dataset) -> Iterator[Finding]:
                 NonFiniteError,
                 (f"{name}{where} is {values[tuple(where)]} ({len(infinite)} infinite values); use NaN for missing."),
             )
+        needed = ds[name].attrs.get("role") in ("control", "parameter")
+        holes = np.argwhere(np.isnan(values) & ~_padding(ds, name)) if needed else infinite[:0]
+        if holes.size:
+            where = [int(i) for i in holes[0]]
+            yield (
+                NonFiniteError,
+                f"{name}{where} is NaN ({len(holes)} such values); a {ds[name].attrs['role']} is known everywhere.",
+            )
         if values.size and np.isnan(values).all():
             yield NonFiniteError, f"Variable {name!r} has no observed value; drop it with ds.drop_vars({name!r})."
         wrong = np.argwhere(_said(ds, name) & np.isnan(values))
@@ -180,6 +191,15 @@ def _values(ds: xr.Dataset) -> Iterator[Finding]:
                     "set mask to False there."
                 ),
             )
+
+
+def _padding(ds: xr.Dataset, name: str) -> np.ndarray:
+    """Where an irregular record has no time, in the shape of ``name``."""
+    variable = ds[name]
+    if ds["time"].ndim != 2 or not {"trajectory", "obs"} <= set(variable.dims):
+        return np.zeros(variable.shape, dtype=bool)
+    empty = ds["time"].variable.isnull()
+    return empty.set_dims(dict(variable.sizes)).transpose(*variable.dims).values.astype(bool)
 
 
 def _said(ds: xr.Dataset, name: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,6 +92,7 @@ def _stream(ds: xr.Dataset, path: Path, options: dict[str, Any]) -> None:
     """Write block by block without HDF5's chunk cache, which would turn a full disk into a crash at close."""
     import h5netcdf
 
+    _probe(path, int(1.02 * ds.nbytes) + (1 << 20))
     with h5netcdf.File(path, "w", rdcc_nbytes=0) as file:
         file.dimensions = {str(d): n for d, n in ds.sizes.items()}
         file.attrs.update(ds.attrs)
@@ -115,6 +117,19 @@ def _stream(ds: xr.Dataset, path: Path, options: dict[str, Any]) -> None:
             along = [c for c in coordinates if set(ds[c].dims) <= set(ds[name].dims)]
             if along:
                 file.variables[str(name)].attrs["coordinates"] = " ".join(along)
+
+
+def _probe(path: Path, size: int) -> None:
+    """Ask the disk for the whole size first, where it can say no; HDF5 crashes when it hears that midway."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    probe = path.with_name(f"{path.name}-probe")
+    handle = os.open(probe, os.O_CREAT | os.O_WRONLY, 0o600)
+    try:
+        os.posix_fallocate(handle, 0, size)
+    finally:
+        os.close(handle)
+        probe.unlink(missing_ok=True)
 
 
 def _string() -> Any:

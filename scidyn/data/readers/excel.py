@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["read", "sniff"]
 
 _MOST_CELLS = 10_000_000
-_MOST_BYTES = 1 << 30
+_MOST_BYTES = 256 << 20
 
 
 def sniff(path: Path, head: bytes) -> float:
@@ -50,7 +50,7 @@ def read(
     MissingDependencyError
         Without openpyxl.
     ArtifactError
-        If the file is truncated, damaged, or swells to more than 1 GiB.
+        If the file is truncated, damaged, or swells to more than 256 MiB.
     DataError
         Merged cells, formulas without a stored value, sheets that differ.
     """
@@ -76,7 +76,7 @@ def _sheets(path: Path, sheet: str | None) -> dict[str, list[list[Any]]]:
     except (zipfile.BadZipFile, OSError) as error:
         raise ArtifactError(f"{path} is truncated or damaged: {error}; restore it from a copy.") from error
     if size > _MOST_BYTES:
-        raise ArtifactError(f"{path} swells to {size / 2**30:.1f} GiB when unpacked; refused.")
+        raise ArtifactError(f"{path} swells to {size >> 20} MiB when unpacked; refused.")
     try:
         import openpyxl
     except ImportError:

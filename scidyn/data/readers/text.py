@@ -46,7 +46,7 @@ def read(
     """Read a delimited text file; hints as in :func:`scidyn.open`."""
     import pandas as pd
 
-    text = _decoded(path.read_bytes())
+    text = _decoded(path.read_bytes()).replace("\r\n", "\n").replace("\r", "\n")
     if not text.strip():
         raise DataError(f"{path} is empty.")
     delimiter = _delimiter(text)
