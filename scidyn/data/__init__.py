@@ -2,26 +2,60 @@
 
 from scidyn.data.batch import Batch as Batch
 from scidyn.data.convert import to_batch as to_batch
+from scidyn.data.disk import HDF5Windows as HDF5Windows
 from scidyn.data.files import open as open
 from scidyn.data.files import save as save
+from scidyn.data.io.shards import ShardWriter as ShardWriter
+from scidyn.data.loader import Loader as Loader
+from scidyn.data.loader import MemoryWindows as MemoryWindows
+from scidyn.data.loader import loader as loader
+from scidyn.data.moments import Moments as Moments
+from scidyn.data.moments import moments as moments
 from scidyn.data.readers.table import from_table as from_table
+from scidyn.data.sampler import Sampler as Sampler
 from scidyn.data.scaling import Scaling as Scaling
 from scidyn.data.schema import from_arrays as from_arrays
 from scidyn.data.schema import state_variables as state_variables
 from scidyn.data.schema import units_of as units_of
+from scidyn.data.split import Splits as Splits
+from scidyn.data.split import check_disjoint as check_disjoint
+from scidyn.data.split import split as split
+from scidyn.data.units import Unit as Unit
+from scidyn.data.units import convert_units as convert_units
+from scidyn.data.units import factor as factor
+from scidyn.data.units import parse_unit as parse_unit
 from scidyn.data.validate import Report as Report
 from scidyn.data.validate import validate as validate
+from scidyn.data.windows import WindowIndex as WindowIndex
+from scidyn.data.windows import windows as windows
 
 __all__ = [
     "Batch",
+    "HDF5Windows",
+    "Loader",
+    "MemoryWindows",
+    "Moments",
     "Report",
+    "Sampler",
     "Scaling",
+    "ShardWriter",
+    "Splits",
+    "Unit",
+    "WindowIndex",
+    "check_disjoint",
+    "convert_units",
+    "factor",
     "from_arrays",
     "from_table",
+    "loader",
+    "moments",
     "open",
+    "parse_unit",
     "save",
+    "split",
     "state_variables",
     "to_batch",
     "units_of",
     "validate",
+    "windows",
 ]

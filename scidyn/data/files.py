@@ -7,20 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scidyn._check.values import choice
-from scidyn.data.io.atomic import write_bytes
+from scidyn.data.io import atomic
+from scidyn.data.io.netcdf_writer import write_netcdf
 from scidyn.data.readers.headers import join_units
-from scidyn.data.readers.netcdf import read_netcdf, sniff_netcdf, to_netcdf_bytes
-from scidyn.data.readers.table import read_table, sniff_table
+from scidyn.data.readers.registry import read
 from scidyn.data.schema import time_dim
-from scidyn.data.validate import validate
-from scidyn.errors import ArtifactError, DataError, OptionError
+from scidyn.errors import ArtifactError, DataError
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["open", "save"]
 
-_HEAD = 1 << 16
 _TABLES = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _NETCDF = (".nc", ".h5", ".hdf5", ".nc4")
 
@@ -31,28 +29,35 @@ def open(
     time: str | None = None,
     id: str | None = None,
     values: Sequence[str] | None = None,
-    units: Mapping[str, str] | None = None,
+    units: Mapping[str, str] | str | None = None,
     layout: str = "auto",
     decimal: str | None = None,
+    **hints: Any,
 ) -> xr.Dataset:
     r"""Open a lab file as a checked Dataset; the format is recognised by content, not by name.
 
     Parameters
     ----------
     path : str or Path
-        CSV or TSV table (wide or long), or NetCDF-4/HDF5.
+        CSV or TSV table (wide or long), Excel, Parquet, NetCDF, HDF5 of AnnData, PDEBench and The
+        Well, MATLAB 5 and 7.3, npz, Zarr.
     time : str, optional
-        Column of times; default: the column whose name is a word for time.
+        Column or array of times; default: the one whose name is a word for time.
     id : str, optional
         Column that names the replicate.
     values : sequence of str, optional
         Variables to keep; default all.
-    units : mapping, optional
-        Name to units; ``"time"`` is the time axis. Wins over units in headers.
+    units : mapping or str, optional
+        Name to units; ``"time"`` is the time axis. Wins over units in headers. One word is the units
+        of everything that has none, such as ``"1"``.
     layout : {"auto", "wide", "long"}
         Shape of a table.
     decimal : str, optional
         Decimal sign of a table; default: seen from its cells.
+    **hints
+        What one format needs: ``sheet`` (Excel); ``rep``, ``weight``, ``time_map`` (AnnData);
+        ``rows=(start, stop)`` (PDEBench, The Well); ``dims`` (npz, MATLAB);
+        ``kind="snapshots"`` (tables, npz, MATLAB): a row is a cell, times repeat.
 
     Returns
     -------
@@ -65,6 +70,10 @@ def open(
         If the file is missing, truncated, damaged, or refers to other files.
     scidyn.errors.DataError
         If its content cannot be used; row and column are named.
+    scidyn.errors.OptionError
+        If a hint names nothing in the file, or the format has no such hint.
+    scidyn.errors.MissingDependencyError
+        If the format needs a package that is not installed.
 
     Examples
     --------
@@ -74,29 +83,23 @@ def open(
     >>> scidyn.open("dye.csv").sizes["time"]
     3
     """
-    path = Path(path)
-    head = _head(path)
-    if sniff_netcdf(head):
-        if time is not None or id is not None or layout != "auto" or decimal is not None:
-            raise OptionError(f"{path} is NetCDF; time, id, layout and decimal are for tables.")
-        ds = read_netcdf(path)
-        for name, unit in dict(units or {}).items():
-            if name not in ds.variables:
-                raise OptionError(f"units names {name!r}; the file holds {list(ds.variables)}.")
-            ds[name].attrs["units"] = unit
-        if values is not None:
-            absent = [v for v in values if v not in ds.data_vars]
-            if absent:
-                raise OptionError(f"values names {absent[0]!r}; the file holds {list(ds.data_vars)}.")
-            ds = ds[list(values)]
-        validate(ds)
-        return ds
-    if sniff_table(head) < 0.05:
-        raise DataError(f"{path} is neither a text table nor HDF5; known formats: CSV, TSV, NetCDF-4.")
-    return read_table(path, time=time, id=id, values=values, units=units, layout=layout, decimal=decimal)
+    given = {"time": time, "id": id, "values": values, "units": units, "decimal": decimal, **hints}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if layout != "auto":
+        chosen["layout"] = layout
+    return read(Path(path), chosen)
 
 
-def save(ds: xr.Dataset, path: str | Path, *, overwrite: bool = False) -> Path:
+def save(
+    ds: xr.Dataset,
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    codec: str = "none",
+    checksum: bool = True,
+    window: int | None = None,
+    bits: int = 14,
+) -> Path:
     """Save a Dataset so that :func:`open` gives it back; the file is complete or absent.
 
     Parameters
@@ -107,6 +110,18 @@ def save(ds: xr.Dataset, path: str | Path, *, overwrite: bool = False) -> Path:
         ``.nc`` or ``.h5`` keeps everything; ``.csv`` or ``.tsv`` keeps values, names and units.
     overwrite : bool
         Replace a file that is there.
+    codec : {"none", "fast", "small"}
+        ``none`` stores values as they are; ``fast`` compresses with Blosc-LZ4 where hdf5plugin is
+        installed; ``small`` rounds measured values to ``bits`` bits of mantissa and compresses with
+        gzip, which every HDF5 reader opens. The bits kept are written to the attributes.
+    checksum : bool
+        Keep a checksum on every chunk, so that a changed byte is noticed on reading.
+    window : int, optional
+        Times per chunk: the windows that will be drawn from the file. Files for training are read
+        fastest with ``checksum=False``, ``codec="none"`` and the window's length.
+    bits : int
+        For ``codec="small"``: 14 keeps a relative error of 3e-5. Round no data whose derivatives
+        will be taken.
 
     Returns
     -------
@@ -115,7 +130,8 @@ def save(ds: xr.Dataset, path: str | Path, *, overwrite: bool = False) -> Path:
     Raises
     ------
     scidyn.errors.ArtifactError
-        If the file exists and ``overwrite`` is False, or the disk refuses; nothing is changed then.
+        If the file exists and ``overwrite`` is False, another process is writing it, or the disk
+        refuses; nothing is changed then.
     scidyn.errors.DataError
         If the format cannot hold the Dataset.
 
@@ -130,8 +146,9 @@ def save(ds: xr.Dataset, path: str | Path, *, overwrite: bool = False) -> Path:
     suffix = choice("the suffix of path", path.suffix.lower(), (*_NETCDF, *_TABLES))
     if path.exists() and not overwrite:
         raise ArtifactError(f"{path} exists; nothing was changed. Pass overwrite=True to replace it.")
-    content = to_netcdf_bytes(ds) if suffix in _NETCDF else _table_bytes(ds, _TABLES[suffix])
-    return write_bytes(path, content)
+    if suffix in _NETCDF:
+        return write_netcdf(ds, path, codec=codec, checksum=checksum, window=window, bits=bits)
+    return atomic.write_bytes(path, _table_bytes(ds, _TABLES[suffix]))
 
 
 def _table_bytes(ds: xr.Dataset, delimiter: str) -> bytes:
@@ -161,13 +178,3 @@ def _table_bytes(ds: xr.Dataset, delimiter: str) -> bytes:
     import pandas as pd
 
     return pd.DataFrame(columns).to_csv(index=False, sep=delimiter, lineterminator="\n").encode()
-
-
-def _head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(_HEAD)
-    except FileNotFoundError:
-        raise ArtifactError(f"{path} does not exist.") from None
-    except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {error}.") from error

@@ -81,7 +81,7 @@ class Scaling:
         scidyn.errors.NonFiniteError
             If a logarithmic variable is not positive.
         """
-        if "split" in ds.variables and len(set(ds["split"].values.tolist())) > 1:
+        if "split" in ds.variables and len(set(ds["split"].values.ravel().tolist())) > 1:
             raise SplitError("A scaling is fitted on one split only; select it first, for example the training part.")
         names = state_variables(ds)
         units = units_of(ds)

@@ -10,11 +10,12 @@ from scidyn.errors import DataError, ShapeError, UnitsError
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["CONVENTIONS", "KINDS", "ROLES", "from_arrays", "state_variables", "time_dim", "units_of"]
+__all__ = ["CONVENTIONS", "KINDS", "ROLES", "SPACE", "from_arrays", "state_variables", "time_dim", "units_of"]
 
 CONVENTIONS = "CF-1.11 scidyn-1"
 KINDS = ("trajectories", "irregular", "snapshots", "pairs")
-ROLES = ("state", "control", "parameter", "auxiliary")
+SPACE = ("x", "y", "z")
+ROLES = ("state", "control", "parameter", "input", "output", "auxiliary")
 
 
 def time_dim(ds: xr.Dataset) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scidyn.data.schema import KINDS, ROLES, time_dim
+from scidyn.data.structure import pair_structure, snapshot_structure
 from scidyn.errors import DataError, NonFiniteError, OptionError, ShapeError, TimeGridError, UnitsError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def validate(ds: xr.Dataset) -> Report:
     Parameters
     ----------
     ds : xarray.Dataset
-        Kind ``trajectories`` or ``irregular`` (attribute ``scidyn_kind``; absent means the former).
+        Of the kind that its attribute ``scidyn_kind`` names; absent means ``trajectories``.
 
     Returns
     -------
@@ -59,11 +60,16 @@ def validate(ds: xr.Dataset) -> Report:
     ()
     """
     kind = ds.attrs.get("scidyn_kind", "trajectories")
-    if kind not in KINDS[:2]:
-        raise OptionError(f"scidyn_kind must be one of {KINDS[:2]} for time series; got {kind!r}.")
-    findings = list(_structure(ds))
+    if kind not in KINDS:
+        raise OptionError(f"scidyn_kind must be one of {', '.join(map(repr, KINDS))}; got {kind!r}.")
+    if kind in ("snapshots", "pairs"):
+        findings = list(snapshot_structure(ds) if kind == "snapshots" else pair_structure(ds))
+        rest: tuple[Callable[[xr.Dataset], Iterator[Finding]], ...] = (_values, _units)
+    else:
+        findings = list(_structure(ds))
+        rest = (_times, _values, _units)
     if not findings:
-        findings = [*_times(ds), *_values(ds), *_units(ds)]
+        findings = [finding for check in rest for finding in check(ds)]
     if findings:
         first, sentence = findings[0]
         others = "".join(f"\n  {k}. {text}" for k, (_, text) in enumerate(findings[1:], start=2))
@@ -105,6 +111,9 @@ def _structure(ds: xr.Dataset) -> Iterator[Finding]:
             yield OptionError, f"Variable {name!r} has the role {variable.attrs['role']!r}; known: {', '.join(ROLES)}."
         if variable.dtype.kind not in "fiub" and variable.attrs.get("role") != "auxiliary":
             yield DataError, f"Variable {name!r} has dtype {variable.dtype}; numbers are needed."
+    empty = [str(d) for d, n in ds.sizes.items() if n == 0 and d != along]
+    if empty:
+        yield DataError, f"The dim {empty[0]!r} has length 0; nothing is left to work with."
     if along not in ds["time"].dims:
         yield ShapeError, f"The coordinate 'time' has dims {ds['time'].dims}; {along!r} is needed."
 
@@ -162,26 +171,57 @@ def _values(ds: xr.Dataset) -> Iterator[Finding]:
                 NonFiniteError,
                 (f"{name}{where} is {values[tuple(where)]} ({len(infinite)} infinite values); use NaN for missing."),
             )
+        needed = ds[name].attrs.get("role") in ("control", "parameter")
+        holes = np.argwhere(np.isnan(values) & ~_padding(ds, name)) if needed else infinite[:0]
+        if holes.size:
+            where = [int(i) for i in holes[0]]
+            yield (
+                NonFiniteError,
+                f"{name}{where} is NaN ({len(holes)} such values); a {ds[name].attrs['role']} is known everywhere.",
+            )
         if values.size and np.isnan(values).all():
             yield NonFiniteError, f"Variable {name!r} has no observed value; drop it with ds.drop_vars({name!r})."
-        if "mask" in ds.variables and set(ds["mask"].dims) >= set(ds[name].dims):
-            said = ds["mask"]
-            if "feature" in said.dims:
-                continue
-            wrong = np.argwhere(said.transpose(*ds[name].dims).values.astype(bool) & np.isnan(values))
-            if wrong.size:
-                where = [int(i) for i in wrong[0]]
-                yield (
-                    NonFiniteError,
-                    (
-                        f"{name}{where} is NaN but mask says it was observed ({len(wrong)} such values); "
-                        "set mask to False there."
-                    ),
-                )
+        wrong = np.argwhere(_said(ds, name) & np.isnan(values))
+        if wrong.size:
+            where = [int(i) for i in wrong[0]]
+            yield (
+                NonFiniteError,
+                (
+                    f"{name}{where} is NaN but mask says it was observed ({len(wrong)} such values); "
+                    "set mask to False there."
+                ),
+            )
+
+
+def _padding(ds: xr.Dataset, name: str) -> np.ndarray:
+    """Where an irregular record has no time, in the shape of ``name``."""
+    variable = ds[name]
+    if ds["time"].ndim != 2 or not {"trajectory", "obs"} <= set(variable.dims):
+        return np.zeros(variable.shape, dtype=bool)
+    empty = ds["time"].variable.isnull()
+    return empty.set_dims(dict(variable.sizes)).transpose(*variable.dims).values.astype(bool)
+
+
+def _said(ds: xr.Dataset, name: str) -> np.ndarray:
+    """Where ``mask`` says that ``name`` was observed, in its shape; a dim ``feature`` counts the variables."""
+    variable = ds[name]
+    nothing = np.zeros(variable.shape, dtype=bool)
+    if "mask" not in ds.variables:
+        return nothing
+    said = ds["mask"]
+    if "feature" in said.dims and "feature" not in variable.dims:
+        states = [n for n in _variables(ds) if ds[n].attrs.get("role", "state") == "state"]
+        if name not in states or said.sizes["feature"] != len(states):
+            return nothing
+        said = said.isel(feature=states.index(name))
+    if not set(said.dims) <= set(variable.dims):
+        return nothing
+    return said.variable.set_dims(dict(variable.sizes)).transpose(*variable.dims).values.astype(bool)
 
 
 def _units(ds: xr.Dataset) -> Iterator[Finding]:
-    missing = [n for n in ["time", *_variables(ds)] if not str(ds[n].attrs.get("units", "")).strip()]
+    wanted = ["time", *_variables(ds)] if "time" in ds.variables else _variables(ds)
+    missing = [n for n in wanted if not str(ds[n].attrs.get("units", "")).strip()]
     if missing:
         yield (
             UnitsError,
@@ -196,7 +236,7 @@ def _remarks(ds: xr.Dataset) -> Iterator[str]:
     for name in _variables(ds):
         values = ds[name].values.astype(float)
         gaps = float(np.isnan(values).mean())
-        if gaps > _RARE and ds["time"].ndim == 1:
+        if gaps > _RARE and ds.attrs.get("scidyn_kind") != "irregular":
             yield f"{name}: {100 * gaps:.0f} % of its values are missing"
-        if np.nanmax(values) == np.nanmin(values) and ds[name].attrs.get("role", "state") == "state":
+        if values.size and np.nanmax(values) == np.nanmin(values) and ds[name].attrs.get("role", "state") == "state":
             yield f"{name}: all its values are {np.nanmin(values):g}"

@@ -15,8 +15,8 @@ from scidyn.errors import ArtifactError
 
 __all__ = ["FORMAT", "read_artefact", "write_artefact"]
 
-FORMAT = 1
-"""Version of the folder layout; a reader refuses a newer one."""
+FORMAT = 2
+"""Version of the folder layout; a reader refuses a newer one. Version 2 added the manifest's own checksum."""
 
 _MANIFEST = "manifest.json"
 
@@ -63,13 +63,14 @@ def write_artefact(
         name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)} for name, content in files.items()
     }
     full = {"format": FORMAT, "versions": _versions(), **manifest, "files": sums}
-    files[_MANIFEST] = json.dumps(_finite(full), indent=1, ensure_ascii=False, allow_nan=False).encode()
+    plain = _finite(full)
+    files[_MANIFEST] = json.dumps(plain | {"sha256": _seal(plain)}, indent=1, ensure_ascii=False).encode()
 
     def fill(folder: Path) -> None:
         for name, content in files.items():
             (folder / name).write_bytes(content)
 
-    return replace_directory(path, fill)
+    return replace_directory(path, fill, size=sum(map(len, files.values())))
 
 
 def read_artefact(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
@@ -80,6 +81,7 @@ def read_artefact(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tenso
     ArtifactError
         If the folder or a file is missing, truncated, altered, or of a newer format; the file is named.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
     path = Path(path)
@@ -88,7 +90,13 @@ def read_artefact(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tenso
     tensors = {}
     for name, expected in manifest["files"].items():
         content = _checked(path, name, expected)
-        tensors[name.removesuffix(".safetensors")] = load(content)
+        try:
+            tensors[name.removesuffix(".safetensors")] = load(content)
+        except (SafetensorError, ValueError, RuntimeError) as error:
+            raise ArtifactError(f"{path / name} is no safetensors file: {error}; restore it from a copy.") from error
+    seal = manifest.pop("sha256", None)
+    if manifest["format"] >= 2 and seal != _seal(manifest):
+        raise ArtifactError(f"{path / _MANIFEST} is damaged or was edited: its own checksum does not fit.")
     return _infinite(manifest), tensors
 
 
@@ -105,7 +113,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise ArtifactError(f"{file} is not the manifest of a scidyn artefact.")
     version = manifest.get("format")
-    if not isinstance(version, int) or version > FORMAT:
+    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= FORMAT:
         raise ArtifactError(f"{file} has format {version!r}; this scidyn reads up to {FORMAT}: install a newer one.")
     return manifest
 
@@ -114,6 +122,8 @@ def _checked(path: Path, name: str, expected: dict[str, Any]) -> bytes:
     """The bytes of one file, if name, size and checksum are as the manifest says."""
     if name != Path(name).name or not name.endswith(".safetensors"):
         raise ArtifactError(f"{path / _MANIFEST} names the file {name!r}, which lies outside its folder; refused.")
+    if not isinstance(expected, dict):
+        raise ArtifactError(f"{path / _MANIFEST} gives no size and checksum for {name!r}; restore it from a copy.")
     file = path / name
     if file.is_symlink() or not file.is_file():
         raise ArtifactError(f"{file} is missing; restore it from a copy.")
@@ -125,7 +135,13 @@ def _checked(path: Path, name: str, expected: dict[str, Any]) -> bytes:
     return content
 
 
+def _seal(manifest: dict[str, Any]) -> str:
+    """Checksum of a manifest without its own checksum, whatever its layout on the page."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
 def _versions() -> dict[str, str]:
+    from importlib import import_module
     from importlib.metadata import version
 
     return {name: version(name) for name in ("scidyn", "torch", "numpy", "xarray")}

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from scidyn.errors import ArtifactError, DataError
+from scidyn.data.io.safety import BUDGET, MAGIC, check_hdf5, opened
+from scidyn.data.readers.finish import finish
+from scidyn.errors import ArtifactError, DataError, TimeGridError
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["read_netcdf", "sniff_netcdf", "to_netcdf_bytes"]
+__all__ = ["read", "sniff"]
 
-_MAGIC = b"\x89HDF\r\n\x1a\n"
-_MOST_OBJECTS = 10_000
-_MOST_BYTES = 8 << 30
+_CLASSIC = (b"CDF\x01", b"CDF\x02")
 
 
-def sniff_netcdf(head: bytes) -> float:
-    """Probability that a file starting with ``head`` is HDF5."""
-    return 1.0 if head.startswith(_MAGIC) else 0.0
+def sniff(path: Path, head: bytes) -> float:
+    """Probability that a file is NetCDF: our own for sure, else HDF5 that no other format claims."""
+    if not head.startswith(MAGIC):
+        return 0.5 if head.startswith(_CLASSIC) else 0.0
+    try:
+        with opened(path) as file:
+            return 1.0 if "scidyn_kind" in file.attrs else 0.5
+    except ArtifactError:
+        return 0.5
 
 
-def read_netcdf(path: Path) -> xr.Dataset:
-    """Read a NetCDF-4 file into memory.
+def read(
+    path: Path, *, values: Sequence[str] | None = None, units: Mapping[str, str] | str | None = None
+) -> xr.Dataset:
+    """Read a NetCDF file into memory; dims ``sample`` and ``ensemble`` of a time series are trajectories.
 
     Raises
     ------
@@ -36,15 +43,19 @@ def read_netcdf(path: Path) -> xr.Dataset:
     """
     import xarray as xr
 
+    with path.open("rb") as file:
+        classic = file.read(4) in _CLASSIC
+    if not classic:
+        check_hdf5(path)
+    options: dict[str, Any] = {"engine": "scipy"} if classic else {"engine": "h5netcdf", "phony_dims": "sort"}
     try:
-        _inspect(path)
-        with xr.open_dataset(
-            path, engine="h5netcdf", decode_times=False, decode_timedelta=False, phony_dims="sort"
-        ) as ds:
+        with xr.open_dataset(path, decode_times=False, decode_timedelta=False, **options) as ds:
+            if ds.nbytes > BUDGET:
+                raise ArtifactError(f"{path} declares more than {BUDGET / 2**30:g} GiB to be read whole; refused.")
             loaded = ds.load()
     except ArtifactError:
         raise
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError, OverflowError, MemoryError) as error:
         raise ArtifactError(f"{path} is truncated or damaged: {error}; restore it from a copy.") from error
     if not loaded.data_vars:
         raise DataError(f"{path} holds no variable at its root.")
@@ -53,76 +64,17 @@ def read_netcdf(path: Path) -> xr.Dataset:
         variable.encoding = {}
     if "time" in loaded.variables and "time" not in loaded.coords:
         loaded = loaded.set_coords("time")
-    return loaded
+    for other in ("sample", "ensemble", "member", "realization"):
+        if other in loaded.dims and "time" in loaded.dims and "trajectory" not in loaded.dims:
+            loaded = loaded.rename({other: "trajectory"})
+    return finish(_numbers_in_time(loaded, path), values=values, units=units)
 
 
-def to_netcdf_bytes(ds: xr.Dataset) -> bytes:
-    """A Dataset as the bytes of a NetCDF-4 file with a checksum on every variable.
-
-    Raises
-    ------
-    DataError
-        If a name, dtype or attribute has no place in the format.
-    """
-    encoding: dict[Any, dict[str, Any]] = {}
-    for name, variable in ds.variables.items():
-        if "/" in str(name):
-            raise DataError(f"The name {name!r} holds '/', which separates groups in the file; rename it.")
-        if variable.dtype in (np.float16, np.dtype("O")) and not _is_text(variable):
-            raise DataError(
-                f"Variable {name!r} has dtype {variable.dtype}, which other readers cannot open; "
-                f"convert it: ds[{name!r}].astype('float32')."
-            )
-        if variable.ndim and variable.dtype.kind in "fiub":
-            encoding[name] = {"fletcher32": True, "chunksizes": variable.shape if min(variable.shape) > 0 else None}
-            if variable.dtype.kind == "f":
-                encoding[name]["_FillValue"] = np.nan
-            if encoding[name]["chunksizes"] is None:
-                del encoding[name]
-    for where, attrs in [("the Dataset", ds.attrs), *((f"variable {n!r}", v.attrs) for n, v in ds.variables.items())]:
-        for key, value in attrs.items():
-            if not isinstance(value, str | int | float | np.number | np.ndarray | list | tuple) or isinstance(
-                value, bool
-            ):
-                raise DataError(
-                    f"The attribute {key!r} of {where} is {value!r}; files keep strings, numbers and lists."
-                )
-    return bytes(ds.to_netcdf(engine="h5netcdf", encoding=encoding))
-
-
-def _is_text(variable: xr.Variable) -> bool:
-    return variable.dtype.kind == "O" and all(isinstance(v, str) for v in variable.values.ravel())
-
-
-def _inspect(path: Path) -> None:
-    """Refuse links out of the file and sizes beyond reason before any data are read."""
-    import h5py
-
-    total = 0
-    count = 0
-
-    def walk(group: h5py.Group, depth: int) -> None:
-        nonlocal total, count
-        if depth > 32:
-            raise ArtifactError(f"{path}: groups are nested deeper than 32 at {group.name}; refused.")
-        for key in group:
-            count += 1
-            if count > _MOST_OBJECTS:
-                raise ArtifactError(f"{path} holds more than {_MOST_OBJECTS} objects; refused.")
-            link = group.get(key, getlink=True)
-            if isinstance(link, h5py.ExternalLink):
-                raise ArtifactError(f"{path}: {group.name}/{key} links to another file; refused.")
-            if isinstance(link, h5py.SoftLink):
-                raise ArtifactError(f"{path}: {group.name}/{key} is a soft link; refused.")
-            item = group[key]
-            if isinstance(item, h5py.Group):
-                walk(item, depth + 1)
-            elif isinstance(item, h5py.Dataset):
-                if item.external or item.is_virtual:
-                    raise ArtifactError(f"{path}: {item.name} keeps its data in another file; refused.")
-                total += item.size * item.dtype.itemsize if item.shape else 0
-                if total > _MOST_BYTES:
-                    raise ArtifactError(f"{path} declares more than 8 GiB (at {item.name}); refused.")
-
-    with h5py.File(path, "r") as file:
-        walk(file, 0)
+def _numbers_in_time(ds: xr.Dataset, path: Path) -> xr.Dataset:
+    """Refuse calendars of models, in which a day is no day of ours."""
+    calendar = str(ds["time"].attrs.get("calendar", "")) if "time" in ds.variables else ""
+    if calendar and calendar not in ("standard", "gregorian", "proleptic_gregorian"):
+        raise TimeGridError(
+            f"{path}: time counts in the calendar {calendar!r}, whose intervals are no physical time; convert it first."
+        )
+    return ds

@@ -1,18 +1,16 @@
-"""CSV and TSV tables, wide or long, as spreadsheets and instruments write them."""
+"""Data frames, wide or long, to canonical Datasets."""
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scidyn._check.values import choice, did_you_mean
 from scidyn.data.readers.headers import TIME_NAMES, split_units
+from scidyn.data.readers.times import Stamps, canonical_unit, parse_times
 from scidyn.data.schema import CONVENTIONS
 from scidyn.data.validate import validate
 from scidyn.errors import DataError, OptionError, TimeGridError, UnitsError
@@ -21,53 +19,10 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-__all__ = ["from_table", "read_table", "sniff_table"]
+__all__ = ["from_table"]
 
-_DELIMITERS = ("\t", ";", ",", "|")
 _MISSING = {"", "na", "nan", "n/a", "null", "none", "-", "–", "."}
 _ENTRY = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-
-
-def sniff_table(head: bytes) -> float:
-    """Probability that a file starting with ``head`` is a delimited text table."""
-    if b"\x00" in head:
-        return 0.0
-    text = head.decode("utf-8-sig", errors="replace")
-    first = text.splitlines()[0] if text.strip() else ""
-    return 0.6 if any(d in first for d in _DELIMITERS) else 0.1
-
-
-def read_table(
-    path: Path,
-    *,
-    time: str | None = None,
-    id: str | None = None,
-    values: Sequence[str] | None = None,
-    units: Mapping[str, str] | None = None,
-    layout: str = "auto",
-    decimal: str | None = None,
-) -> xr.Dataset:
-    """Read a delimited text file; hints as in :func:`scidyn.open`."""
-    import pandas as pd
-
-    text = path.read_bytes().decode("utf-8-sig", errors="strict") if _utf8(path) else path.read_text("latin-1")
-    if not text.strip():
-        raise DataError(f"{path} is empty.")
-    delimiter = _delimiter(text)
-    rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(cell.strip() for cell in row)]
-    header = [cell.strip() for cell in rows[0]]
-    if len(rows) < 2:
-        raise DataError(f"{path} has a header and no rows.")
-    ragged = next((k for k, row in enumerate(rows) if len(row) != len(header)), None)
-    if ragged is not None:
-        raise DataError(
-            f"{path}, row {ragged + 1}: {len(rows[ragged])} cells where the header has {len(header)}; "
-            "is the decimal sign also the separator?"
-        )
-    mark = decimal or _decimal(rows[1:], delimiter)
-    frame = pd.DataFrame(rows[1:], columns=header)
-    frame.attrs["source"] = str(path.name)
-    return from_table(frame, time=time, id=id, values=values, units=units, layout=layout, decimal=mark)
 
 
 def from_table(
@@ -76,8 +31,9 @@ def from_table(
     time: str | None = None,
     id: str | None = None,
     values: Sequence[str] | None = None,
-    units: Mapping[str, str] | None = None,
+    units: Mapping[str, str] | str | None = None,
     layout: str = "auto",
+    kind: str | None = None,
     decimal: str = ".",
 ) -> xr.Dataset:
     """Make a canonical Dataset from a data frame.
@@ -92,10 +48,13 @@ def from_table(
         Column that names the replicate; each value becomes one trajectory.
     values : sequence of str, optional
         Columns to keep; default all numeric ones.
-    units : mapping, optional
-        Name to units, ``"time"`` or the time column included; wins over units in headers.
+    units : mapping or str, optional
+        Name to units, ``"time"`` or the time column included; wins over units in headers. One word is
+        the units of all columns that have none.
     layout : {"auto", "wide", "long"}
         ``auto`` takes ``long`` if there are columns ``variable`` and ``value``.
+    kind : {"snapshots"}, optional
+        A row is a cell that was measured once, so times repeat and rows have no order.
     decimal : str
         Decimal sign of text cells.
 
@@ -122,12 +81,15 @@ def from_table(
     'mg/L'
     """
     choice("layout", layout, ("auto", "wide", "long"))
+    choice("kind", kind, (None, "snapshots"))
     name_of, unit_of = _headers(df)
     table = {name_of[column]: df[column].tolist() for column in df.columns}
     source = str(df.attrs.get("source", "table"))
     time = _time_column(table, time)
     if id is not None:
         id = _known(id, table, "id")
+    elif "trajectory" in table and time != "trajectory":
+        id = "trajectory"
     long = layout == "long" or (layout == "auto" and {"variable", "value"} <= set(table))
     if long:
         table, more = _widen(table, time, id, decimal)
@@ -135,14 +97,23 @@ def from_table(
     keep = [_known(v, table, "values") for v in values] if values else [c for c in table if c not in (time, id)]
     if not keep:
         raise DataError(f"{source} has no column of values beside {time!r}.")
-    numbers = {c: _numbers(table[c], c, decimal, source) for c in (time, *keep)}
-    stated = dict(units or {})
+    stamps = parse_times(table[time], source, time) if _has_text(table[time], decimal) else None
+    numbers = {c: _numbers(table[c], c, decimal, source) for c in keep}
+    numbers[time] = stamps.values if stamps else _numbers(table[time], time, decimal, source)
+    stated = {} if isinstance(units, str) else dict(units or {})
     for key in stated:
         _known(key, ["time", *table], "units")
-    found = {c: stated.get(c, unit_of.get(c, "")) for c in (time, *keep)}
+    rest = units if isinstance(units, str) else ""
+    found = {c: stated.get(c) or unit_of.get(c, "") or rest for c in (time, *keep)}
     found[time] = stated.get("time", found[time])
+    if stamps:
+        found[time] = _agreed(found[time], stamps, source)
     _require_units(found, time, source)
-    ds = _assemble(numbers, found, time, keep, table[id] if id is not None else None, source)
+    if kind == "snapshots":
+        return _cells(numbers, found, time, keep, {id: table[id]} if id is not None else {}, source)
+    ds = _assemble(numbers, found, time, keep, _labels(table[id]) if id is not None else None, source)
+    if stamps and stamps.reference:
+        ds["time"].attrs["reference"] = stamps.reference
     validate(ds)
     return ds
 
@@ -201,6 +172,32 @@ def _numbers(cells: Sequence[Any], column: str, decimal: str, source: str) -> np
         else:
             out[k] = np.nan if cell is None else float(cell)
     return out
+
+
+def _has_text(cells: Sequence[Any], decimal: str) -> bool:
+    """True if no cell is a plain number, so that times may be dates or labels."""
+    return not any(
+        isinstance(cell, int | float)
+        or (isinstance(cell, str) and (_ENTRY.fullmatch(cell.strip().replace(decimal, ".")) or not cell.strip()))
+        for cell in cells
+    )
+
+
+def _agreed(stated: str, stamps: Stamps, source: str) -> str:
+    """Units of times written as text; a header that names other units contradicts them."""
+    known = ("", stamps.units, "year") if stamps.reference else ("", stamps.units)
+    if canonical_unit(stated) not in known:
+        what = f"days since {stamps.reference}" if stamps.reference else stamps.units
+        raise UnitsError(f"{source}: the times are written as {what}, but their units are stated as {stated!r}.")
+    return stamps.units
+
+
+def _labels(cells: Sequence[Any]) -> list[Any]:
+    """Names of replicates; whole numbers become integers unless a leading zero would be lost."""
+    texts = [str(cell).strip() for cell in cells]
+    if all(re.fullmatch(r"-?(0|[1-9]\d*)", text) for text in texts):
+        return [int(text) for text in texts]
+    return [cell if not isinstance(cell, str) else cell.strip() for cell in cells]
 
 
 def _require_units(found: Mapping[str, str], time: str, source: str) -> None:
@@ -279,6 +276,36 @@ def _assemble(
     return xr.Dataset({c: (dims, pad(c), {"units": units[c]}) for c in keep}, coords, attrs)
 
 
+def _cells(
+    numbers: Mapping[str, np.ndarray],
+    units: Mapping[str, str],
+    time: str,
+    keep: Sequence[str],
+    groups: Mapping[str, Sequence[Any]],
+    source: str,
+) -> xr.Dataset:
+    """Rows as cells; the columns of values, which share their units, are one variable ``x``."""
+    import xarray as xr
+
+    other = next((c for c in keep if units[c] != units[keep[0]]), None)
+    if other is not None:
+        raise UnitsError(
+            f"{source}: columns of snapshots share their units; {keep[0]!r} is in {units[keep[0]]}, {other!r} in "
+            f"{units[other]}: choose columns with values=[…]."
+        )
+    ds = xr.Dataset(
+        {"x": (("cell", "feature"), np.stack([numbers[c] for c in keep], -1), {"units": units[keep[0]]})},
+        {
+            "time": ("cell", numbers[time], {"units": units[time]}),
+            "feature": list(keep),
+            **{name: ("cell", _labels(cells)) for name, cells in groups.items()},
+        },
+        {"Conventions": CONVENTIONS, "scidyn_kind": "snapshots", "source": source},
+    )
+    validate(ds)
+    return ds
+
+
 def _no_repeats(times: np.ndarray, source: str, label: Any) -> None:
     """Repeated times name both rows and the argument that usually cures them."""
     order = np.argsort(times, kind="stable")
@@ -290,33 +317,3 @@ def _no_repeats(times: np.ndarray, source: str, label: Any) -> None:
             f"{source}: time {times[i]:g}{who} stands in rows {i + 2} and {j + 2}; "
             "if these are replicates, name their column with id=… (--id in the shell), else merge the rows."
         )
-
-
-def _utf8(path: Path) -> bool:
-    try:
-        path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _delimiter(text: str) -> str:
-    """The sign that splits every line into the same number (> 1) of cells, tabs and semicolons first."""
-    lines = [line for line in text.splitlines() if line.strip()][:50]
-    for sign in _DELIMITERS:
-        counts = {len(next(csv.reader([line], delimiter=sign))) for line in lines}
-        if len(counts) == 1 and counts.pop() > 1:
-            return sign
-    return max(_DELIMITERS, key=lines[0].count)
-
-
-def _decimal(rows: Sequence[Sequence[str]], delimiter: str) -> str:
-    """Decimal comma if cells look like ``1,25`` and none looks like ``1.25``."""
-    if delimiter == ",":
-        if any(re.fullmatch(r"\s*-?\d+,\d+([eE][+-]?\d+)?\s*", cell) for row in rows for cell in row):
-            return ","
-        return "."
-    cells = [cell.strip() for row in rows[:200] for cell in row]
-    comma = any(re.fullmatch(r"-?\d+,\d+([eE][+-]?\d+)?", cell) for cell in cells)
-    point = any(re.fullmatch(r"-?\d+\.\d+([eE][+-]?\d+)?", cell) for cell in cells)
-    return "," if comma and not point else "."

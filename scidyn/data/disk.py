@@ -1,0 +1,200 @@
+"""Batches of windows drawn from HDF5 files that are larger than memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from scidyn.data.batch import Batch
+from scidyn.data.io.safety import check_hdf5
+from scidyn.data.io.shards import shard_paths
+from scidyn.data.io.windows_on_disk import DiskArray
+from scidyn.data.schema import state_variables, time_dim
+from scidyn.data.windows import WindowIndex
+from scidyn.errors import DataError, OptionError, ShapeError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["HDF5Windows"]
+
+_MOST_IN_MEMORY = 256 << 20
+
+
+class HDF5Windows:
+    """Windows of the trajectories in one file or shard folder, read when they are drawn.
+
+    Times, controls and parameters stay in memory; measured values stay in the file. The store can be
+    forked, pickled and shared by threads of which one reads.
+
+    Parameters
+    ----------
+    path : str or Path
+        NetCDF-4/HDF5 file with dims ``(trajectory, time, …)``, or a folder of shards.
+    index : WindowIndex, optional
+        Windows; set later with ``store.index = store.windows(…)`` where the sizes are not known before.
+    mapped : bool
+        Map uncompressed chunks at their place in the file instead of reading them through h5py.
+
+    Examples
+    --------
+    >>> import numpy as np, scidyn
+    >>> from scidyn.data import HDF5Windows, WindowIndex
+    >>> ds = scidyn.data.from_arrays(np.ones((3, 20, 1)), np.arange(20), units=["m"], time_units="s")
+    >>> path = scidyn.save(ds, "ones.nc", window=5, checksum=False)
+    >>> store = HDF5Windows(path, scidyn.data.windows(ds, 4))
+    >>> store.gather(np.array([0, 20])).y.shape
+    torch.Size([2, 5, 1])
+    """
+
+    def __init__(self, path: str | Path, index: WindowIndex | None = None, *, mapped: bool = True) -> None:
+        self.path = Path(path)
+        files = shard_paths(self.path) if self.path.is_dir() else [self.path]
+        for file in files:
+            check_hdf5(file, budget=None)
+        parts = [_Part(file, mapped) for file in files]
+        if not parts:
+            raise DataError(f"{path} holds no finished shard.")
+        for part in parts[1:]:
+            if part.names != parts[0].names or part.inner != parts[0].inner:
+                raise ShapeError(f"{part.path} holds {part.names} with {part.inner}, {parts[0].path} something else.")
+        self.parts = parts
+        self.names = parts[0].names
+        self._first = np.concatenate([[0], np.cumsum([len(part.steps) for part in parts])])
+        self.steps = np.concatenate([part.steps for part in parts])
+        self._index = index
+        self._check_index()
+
+    @property
+    def index(self) -> WindowIndex:
+        """Which windows there are."""
+        if self._index is None:
+            raise OptionError(
+                "The store has no windows yet; set store.index = scidyn.data.WindowIndex(store.steps, …)."
+            )
+        return self._index
+
+    @index.setter
+    def index(self, index: WindowIndex) -> None:
+        self._index = index
+        self._check_index()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all measured values."""
+        return sum(int(np.prod(a.shape, dtype=object)) * a.dtype.itemsize for part in self.parts for a in part.arrays)
+
+    @property
+    def mapped(self) -> bool:
+        """True if every variable is read through a mapping."""
+        return all(a.mapped for part in self.parts for a in part.arrays)
+
+    def blocks(self) -> np.ndarray:
+        """Chunk in which each window starts, for ``shuffle="chunk"``."""
+        trajectory, start = self.index.locate(np.arange(len(self)))
+        length = self.parts[0].arrays[0].chunk[1]
+        return trajectory * (int(self.steps.max()) // length + 1) + start // length
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def gather(self, windows: np.ndarray) -> Batch:
+        """The windows with these numbers; read in the order of the file, returned in the order asked."""
+        trajectory, start = self.index.locate(np.asarray(windows))
+        span = self.index.span
+        first = self.parts[0]
+        y = np.empty((len(trajectory), span, *first.inner, len(self.names)), dtype=first.dtype)
+        alone = len(self.names) == 1
+        row = None if alone else np.empty((span, *first.inner), dtype=first.dtype)
+        for k in np.lexsort((start, trajectory)):
+            part, local = self._part(int(trajectory[k]))
+            for f, array in enumerate(part.arrays):
+                if row is None:
+                    array.read(local, int(start[k]), y[k, ..., 0])
+                else:
+                    array.read(local, int(start[k]), row)
+                    y[k, ..., f] = row
+        return self._batch(torch.from_numpy(y), trajectory, start)
+
+    def _batch(self, y: torch.Tensor, trajectory: np.ndarray, start: np.ndarray) -> Batch:
+        span = self.index.span
+        places = [self._part(int(k)) for k in trajectory]
+        at = [slice(int(s), int(s) + span) for s in start]
+        t = np.stack([part.times[local][piece] for (part, local), piece in zip(places, at, strict=True)])
+        mask = torch.isfinite(y)
+        if bool(mask.all()):
+            mask = torch.ones((), dtype=torch.bool, device=y.device).expand(y.shape)
+        else:
+            y = torch.where(mask, y, torch.zeros((), dtype=y.dtype, device=y.device))
+        control = parameter = None
+        if self.parts[0].control is not None:
+            rows = [p.control[i][piece] for (p, i), piece in zip(places, at, strict=True) if p.control is not None]
+            control = torch.from_numpy(np.stack(rows))
+        if self.parts[0].parameter is not None:
+            parameter = torch.from_numpy(np.stack([p.parameter[i] for p, i in places if p.parameter is not None]))
+        return Batch(torch.from_numpy(t), y, mask, control, parameter, torch.from_numpy(trajectory))
+
+    def _part(self, trajectory: int) -> tuple[_Part, int]:
+        k = int(np.searchsorted(self._first, trajectory, side="right")) - 1
+        return self.parts[k], trajectory - int(self._first[k])
+
+    def _check_index(self) -> None:
+        index = self._index
+        if index is not None and (len(index.steps) != len(self.steps) or bool((index.steps > self.steps).any())):
+            raise OptionError(
+                f"index was made for {len(index.steps)} trajectories; {self.path} has {len(self.steps)}, or shorter."
+            )
+
+
+class _Part:
+    """One file: its arrays on the disk, its times, controls and parameters in memory."""
+
+    def __init__(self, path: Path, mapped: bool) -> None:
+        import xarray as xr
+
+        self.path = path
+        with xr.open_dataset(path, engine="h5netcdf", decode_times=False, decode_timedelta=False) as ds:
+            along = time_dim(ds)
+            if "time" not in ds.coords:
+                raise ShapeError(f"{path} has no coordinate 'time'; convert it with scidyn.open and scidyn.save.")
+            self.names = state_variables(ds)
+            for name in self.names:
+                _usable(ds, name, along, path)
+            pattern = ds[self.names[0]]
+            self.inner = tuple(pattern.shape[2:])
+            rows = ds.sizes["trajectory"]
+            time = ds["time"].values.astype(float)
+            self.times = time if time.ndim == 2 else np.broadcast_to(time, (rows, time.size))
+            self.steps = np.isfinite(self.times).sum(1)
+            self.control = _small(ds, "control", ("trajectory", along), path)
+            self.parameter = _small(ds, "parameter", ("trajectory",), path)
+        self.arrays = [DiskArray(path, name, mapped=mapped) for name in self.names]
+        self.dtype = np.result_type(*(a.dtype for a in self.arrays))
+        if self.dtype.kind != "f":
+            self.dtype = np.dtype(float)
+
+
+def _usable(ds: xr.Dataset, name: str, along: str, path: Path) -> None:
+    variable = ds[name]
+    if variable.dims[:2] != ("trajectory", along) or variable.shape[2:] != ds[state_variables(ds)[0]].shape[2:]:
+        raise ShapeError(
+            f"{path}: {name!r} has dims {variable.dims}; windows are drawn from ('trajectory', {along!r}, …) with one "
+            "shape of space for all variables."
+        )
+    if variable.encoding.get("scale_factor") is not None or variable.encoding.get("add_offset") is not None:
+        raise DataError(f"{path}: {name!r} is packed; convert the file with scidyn.open and scidyn.save first.")
+
+
+def _small(ds: xr.Dataset, role: str, dims: Sequence[str], path: Path) -> np.ndarray | None:
+    chosen: list[Any] = [v for v in ds.data_vars.values() if v.attrs.get("role") == role]
+    if not chosen:
+        return None
+    sizes = {d: ds.sizes[d] for d in dims}
+    if int(np.prod(list(sizes.values()), dtype=object)) * 8 * len(chosen) > _MOST_IN_MEMORY:
+        raise DataError(f"{path}: the {role}s are larger than 256 MiB; keep them as measured variables.")
+    parts = [v.variable.set_dims(sizes).transpose(*dims).values.astype(float) for v in chosen]
+    return np.stack(parts, axis=-1)
