@@ -141,7 +141,6 @@ def _seal(manifest: dict[str, Any]) -> str:
 
 
 def _versions() -> dict[str, str]:
-    from importlib import import_module
     from importlib.metadata import version
 
     return {name: version(name) for name in ("scidyn", "torch", "numpy", "xarray")}
