@@ -1,5 +1,6 @@
 """Model files: damage and strangers are refused by name."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -33,10 +34,15 @@ def saved(model, tmp_path) -> Path:
     return model.save(tmp_path / "model")
 
 
-def edit(path, change):
+def edit(path, change, *, seal=True):
+    """Change the manifest, as somebody who also knows how to renew its checksum would."""
     file = path / "manifest.json"
     manifest = json.loads(file.read_text(encoding="utf-8"))
     change(manifest)
+    if seal:
+        manifest.pop("sha256", None)
+        plain = json.dumps(manifest, sort_keys=True, allow_nan=False)
+        manifest["sha256"] = hashlib.sha256(plain.encode()).hexdigest()
     file.write_text(json.dumps(manifest), encoding="utf-8")
 
 
@@ -82,6 +88,12 @@ def test_an_edited_or_missing_file_is_named(saved):
 def test_a_changed_manifest_is_refused(saved, change, says):
     edit(saved, change)
     with pytest.raises(ArtifactError, match=says):
+        scidyn.load(saved)
+
+
+def test_an_edit_by_hand_breaks_the_seal(saved):
+    edit(saved, lambda m: m["config"].update({"seed": 7}), seal=False)
+    with pytest.raises(ArtifactError, match="was edited"):
         scidyn.load(saved)
 
 

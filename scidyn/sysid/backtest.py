@@ -148,7 +148,7 @@ def held_out(test: xr.Dataset, whole: Observations) -> Observations:
     values = values.unsqueeze(0) if whole.single else values
     seen = torch.isfinite(values)
     batch = Batch(time.expand(rows, -1), values.nan_to_num() * seen, seen, None, None, whole.batch.index)
-    return Observations(batch, whole.names, whole.units, whole.noise, test[[]])
+    return Observations(batch, whole.names, whole.units, whole.noise, test.drop_vars(list(test.data_vars)))
 
 
 def _irregular(record: xr.Dataset, at: float, *, before: bool) -> xr.Dataset:

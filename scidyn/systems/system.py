@@ -75,6 +75,16 @@ class System:
     of :attr:`parameters`. An instance is itself a vector field: ``system(t, y)`` uses its
     own values, ``system(t, y, theta)`` those given.
 
+    Parameters
+    ----------
+    *values, **named : float
+        Parameter values, in order or by name; those left out keep their good values.
+
+    Raises
+    ------
+    scidyn.errors.OptionError
+        If a parameter is unknown, given twice, or not a finite number.
+
     Attributes
     ----------
     states : tuple of StateVariable

@@ -171,7 +171,7 @@ def test_inspect_tells_what_is_there(command, fitted, tmp_path):
         (("fit", "pelts.csv", "--model", "hybrid", "--values", "hare,linx", "--out", "x"), "Did you mean 'lynx'?"),
         (("forcast", "x"), "Did you mean 'forecast'?"),
         (("fit", "missing.csv", "--model", "hybrid", "--out", "x"), "missing.csv does not exist"),
-        (("fit", ".", "--model", "hybrid", "--out", "x"), "cannot be read"),
+        (("fit", ".", "--model", "hybrid", "--out", "x"), "is no file"),
     ],
 )
 def test_a_typo_says_what_was_meant(command, pelts, words, hint):

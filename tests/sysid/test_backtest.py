@@ -23,6 +23,7 @@ def test_parts_and_errors(trial, record):
     assert trial.model.times_.max() == 1913
     assert trial.errors["model"].values.tolist() == ["MechanisticODE", "persistence", "linear autoregression"]
     for name, forecast in trial.forecasts.items():
+        assert forecast["time"].values.tolist() == trial.test["time"].values.tolist()
         for variable in ("hare", "lynx"):
             difference = forecast[variable].values - trial.test[variable].values
             row = trial.errors.sel(model=name, variable=variable)
