@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,10 +126,10 @@ class HDF5Windows:
         places = [self._part(int(k)) for k in trajectory]
         at = [slice(int(s), int(s) + span) for s in start]
         t = np.stack([part.times[local][piece] for (part, local), piece in zip(places, at, strict=True)])
-        mask = torch.isfinite(y)
-        if bool(mask.all()):
+        if math.isfinite(float(y.sum())):  # one pass: a NaN or an infinity would be in the sum
             mask = torch.ones((), dtype=torch.bool, device=y.device).expand(y.shape)
         else:
+            mask = torch.isfinite(y)
             y = torch.where(mask, y, torch.zeros((), dtype=y.dtype, device=y.device))
         control = parameter = None
         if self.parts[0].control is not None:
