@@ -89,11 +89,13 @@ class DiskArray:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_map": None, "_map_pid": -1, "_item": None}
 
-    def read(self, trajectory: int, start: int, out: np.ndarray) -> None:
-        """Fill ``out`` (rows, …) with the rows from ``start`` on of one trajectory."""
+    def read(self, trajectory: int, start: int, out: np.ndarray, crop: tuple[slice, ...] = ()) -> None:
+        """Fill ``out`` (rows, …) with the rows from ``start`` on of one trajectory, cut to ``crop`` in space."""
         stop = start + out.shape[0]
         if self._offsets is None:
-            out[...] = self._dataset()[trajectory, start:stop]  # faster than read_direct, copy included
+            out[...] = self._dataset()[
+                (trajectory, slice(start, stop), *crop)
+            ]  # faster than read_direct, copy included
             return
         raw = self._mapping()
         block, row = self.chunk[1], trajectory // self.chunk[0]
@@ -102,7 +104,8 @@ class DiskArray:
             low, high = max(start, k * block), min(stop, (k + 1) * block)
             at = self._offsets[row, k] + self._bytes * (inside * block + low - k * block)
             piece = raw[at : at + self._bytes * (high - low)].view(self.dtype)
-            out[low - start : high - start] = piece.reshape(high - low, *self.shape[2:])
+            rows = piece.reshape(high - low, *self.shape[2:])
+            out[low - start : high - start] = rows[(slice(None), *crop)] if crop else rows
 
     def _dataset(self) -> h5py.Dataset:
         """The open dataset of this process."""
