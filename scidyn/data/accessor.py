@@ -76,6 +76,11 @@ def _spacing(time: np.ndarray, kind: str) -> str:
 class DatasetAccessor:
     """Shortcuts on every Dataset: printed, it says what it holds; failures are scidyn's errors.
 
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        The Dataset that it was reached from.
+
     Examples
     --------
     >>> import scidyn
