@@ -46,8 +46,8 @@ def test_trajectories_are_those_of_scipy():
 
 
 def test_noise_and_settings():
-    clean = datasets.load("van_der_pol", **SMALL | {"steps": 401, "until": 40})
-    noisy = datasets.load("van_der_pol", **SMALL | {"steps": 401, "until": 40}, noise=0.1)
+    clean = datasets.load("van_der_pol", **SMALL | {"steps": 301, "until": 15})
+    noisy = datasets.load("van_der_pol", **SMALL | {"steps": 301, "until": 15}, noise=0.1)
     name = data.state_variables(clean)[0]
     assert float((noisy[name] - clean[name]).std() / clean[name].std()) == pytest.approx(0.1, rel=0.1)
     with pytest.raises(OptionError, match=r"Did you mean 'steps'\?"):
