@@ -97,6 +97,32 @@ def inspect(
 
 
 @app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Any file that scidyn reads.")],
+    target: Annotated[Path, typer.Argument(help="File to write: .nc, .h5, .csv or .tsv.")],
+    time: Annotated[str | None, typer.Option(help="Name of the time column or array.")] = None,
+    trajectory: Annotated[str | None, typer.Option("--id", help="Column that names the replicate.")] = None,
+    units: Annotated[list[str] | None, typer.Option(help="NAME=UNITS, or one word for all that has none.")] = None,
+    codec: Annotated[str, typer.Option(help="none, fast or small.")] = "none",
+    window: Annotated[int | None, typer.Option(help="Times per chunk, for drawing windows.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the target if it exists.")] = False,
+) -> None:
+    """Convert a data file to NetCDF or a table, checked on the way."""
+    from scidyn.cli.convert import run_convert
+
+    run_convert(
+        source,
+        target,
+        time=time,
+        trajectory=trajectory,
+        units=units or [],
+        codec=codec,
+        window=window,
+        overwrite=overwrite,
+    )
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the demo's results.")] = Path("scidyn-demo"),
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,

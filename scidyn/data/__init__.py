@@ -1,5 +1,7 @@
 """Any lab file to a checked Dataset, and a Dataset to the tensors of a fit."""
 
+from scidyn.data.accessor import DatasetAccessor as DatasetAccessor
+from scidyn.data.accessor import summary as summary
 from scidyn.data.batch import Batch as Batch
 from scidyn.data.convert import to_batch as to_batch
 from scidyn.data.disk import HDF5Windows as HDF5Windows
@@ -31,6 +33,7 @@ from scidyn.data.windows import windows as windows
 
 __all__ = [
     "Batch",
+    "DatasetAccessor",
     "HDF5Windows",
     "Loader",
     "MemoryWindows",
@@ -54,6 +57,7 @@ __all__ = [
     "save",
     "split",
     "state_variables",
+    "summary",
     "to_batch",
     "units_of",
     "validate",

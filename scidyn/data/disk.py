@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from scidyn._check.values import choice
 from scidyn.data.batch import Batch
 from scidyn.data.io.safety import check_hdf5
 from scidyn.data.io.shards import shard_paths
@@ -37,6 +39,8 @@ class HDF5Windows:
         NetCDF-4/HDF5 file with dims ``(trajectory, time, …)``, or a folder of shards.
     index : WindowIndex, optional
         Windows; set later with ``store.index = store.windows(…)`` where the sizes are not known before.
+    crop : mapping of str to (int, int), optional
+        First and one past the last grid point along a dim of space, such as ``{"x": (32, 96)}``.
     mapped : bool
         Map uncompressed chunks at their place in the file instead of reading them through h5py.
 
@@ -51,7 +55,14 @@ class HDF5Windows:
     torch.Size([2, 5, 1])
     """
 
-    def __init__(self, path: str | Path, index: WindowIndex | None = None, *, mapped: bool = True) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        index: WindowIndex | None = None,
+        *,
+        crop: Mapping[str, tuple[int, int]] | None = None,
+        mapped: bool = True,
+    ) -> None:
         self.path = Path(path)
         files = shard_paths(self.path) if self.path.is_dir() else [self.path]
         for file in files:
@@ -63,6 +74,7 @@ class HDF5Windows:
             if part.names != parts[0].names or part.inner != parts[0].inner:
                 raise ShapeError(f"{part.path} holds {part.names} with {part.inner}, {parts[0].path} something else.")
         self.parts = parts
+        self.crop, self.inner = _cropped(crop, parts[0])
         self.names = parts[0].names
         self._first = np.concatenate([[0], np.cumsum([len(part.steps) for part in parts])])
         self.steps = np.concatenate([part.steps for part in parts])
@@ -106,17 +118,17 @@ class HDF5Windows:
         """The windows with these numbers; read in the order of the file, returned in the order asked."""
         trajectory, start = self.index.locate(np.asarray(windows))
         span = self.index.span
-        first = self.parts[0]
-        y = np.empty((len(trajectory), span, *first.inner, len(self.names)), dtype=first.dtype)
+        dtype = self.parts[0].dtype
+        y = np.empty((len(trajectory), span, *self.inner, len(self.names)), dtype=dtype)
         alone = len(self.names) == 1
-        row = None if alone else np.empty((span, *first.inner), dtype=first.dtype)
+        row = None if alone else np.empty((span, *self.inner), dtype=dtype)
         for k in np.lexsort((start, trajectory)):
             part, local = self._part(int(trajectory[k]))
             for f, array in enumerate(part.arrays):
                 if row is None:
-                    array.read(local, int(start[k]), y[k, ..., 0])
+                    array.read(local, int(start[k]), y[k, ..., 0], self.crop)
                 else:
-                    array.read(local, int(start[k]), row)
+                    array.read(local, int(start[k]), row, self.crop)
                     y[k, ..., f] = row
         return self._batch(torch.from_numpy(y), trajectory, start)
 
@@ -125,10 +137,10 @@ class HDF5Windows:
         places = [self._part(int(k)) for k in trajectory]
         at = [slice(int(s), int(s) + span) for s in start]
         t = np.stack([part.times[local][piece] for (part, local), piece in zip(places, at, strict=True)])
-        mask = torch.isfinite(y)
-        if bool(mask.all()):
+        if math.isfinite(float(y.sum())):  # one pass: a NaN or an infinity would be in the sum
             mask = torch.ones((), dtype=torch.bool, device=y.device).expand(y.shape)
         else:
+            mask = torch.isfinite(y)
             y = torch.where(mask, y, torch.zeros((), dtype=y.dtype, device=y.device))
         control = parameter = None
         if self.parts[0].control is not None:
@@ -166,6 +178,7 @@ class _Part:
                 _usable(ds, name, along, path)
             pattern = ds[self.names[0]]
             self.inner = tuple(pattern.shape[2:])
+            self.space = tuple(str(d) for d in pattern.dims[2:])
             rows = ds.sizes["trajectory"]
             time = ds["time"].values.astype(float)
             self.times = time if time.ndim == 2 else np.broadcast_to(time, (rows, time.size))
@@ -176,6 +189,21 @@ class _Part:
         self.dtype = np.result_type(*(a.dtype for a in self.arrays))
         if self.dtype.kind != "f":
             self.dtype = np.dtype(float)
+
+
+def _cropped(crop: Mapping[str, tuple[int, int]] | None, part: _Part) -> tuple[tuple[slice, ...], tuple[int, ...]]:
+    """Slices along space and the sizes that are left."""
+    if not crop:
+        return (), part.inner
+    for d in crop:
+        choice("crop names a dim that", d, part.space)
+    slices = []
+    for d, n in zip(part.space, part.inner, strict=True):
+        low, high = crop.get(d, (0, n))
+        if not 0 <= low < high <= n:
+            raise OptionError(f"crop of {d!r} must satisfy 0 <= first < last <= {n}; got {(low, high)}.")
+        slices.append(slice(low, high))
+    return tuple(slices), tuple(s.stop - s.start for s in slices)
 
 
 def _usable(ds: xr.Dataset, name: str, along: str, path: Path) -> None:

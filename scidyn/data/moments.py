@@ -30,8 +30,12 @@ class Moments:
     ----------
     names : tuple of str
         Variables.
-    count, mean, squares : numpy.ndarray, shape (variable,)
-        n, μ and M in float64; missing values are left out.
+    count : numpy.ndarray, shape (variable,)
+        n in float64; missing values are left out.
+    mean : numpy.ndarray, shape (variable,)
+        μ.
+    squares : numpy.ndarray, shape (variable,)
+        M.
 
     References
     ----------

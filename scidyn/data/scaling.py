@@ -29,14 +29,20 @@ class Scaling:
 
     Attributes
     ----------
-    names, units : tuple of str
-        Variables, in the order of the last axis, and their units.
+    names : tuple of str
+        Variables, in the order of the last axis.
+    units : tuple of str
+        Their units.
     time_units : str
         Units of time.
-    mean, scale : tuple of float
-        μ and σ per variable, in units of ``g(y)``.
-    start, span : float
-        t₀ and τ in time units.
+    mean : tuple of float
+        μ per variable, in units of ``g(y)``.
+    scale : tuple of float
+        σ per variable, in units of ``g(y)``.
+    start : float
+        t₀ in time units.
+    span : float
+        τ in time units.
     logarithmic : tuple of bool
         True where ``g`` is the natural logarithm.
 

@@ -50,7 +50,10 @@ class Unit:
 
     Attributes
     ----------
-    scale, offset : float
+    scale : float
+        Factor to SI base units.
+    offset : float
+        SI value of zero, for temperatures.
     dimension : tuple of (str, fractions.Fraction)
         Powers of the base units, sorted.
     """

@@ -196,7 +196,7 @@ def _values(ds: xr.Dataset) -> Iterator[Finding]:
 def _padding(ds: xr.Dataset, name: str) -> np.ndarray:
     """Where an irregular record has no time, in the shape of ``name``."""
     variable = ds[name]
-    if ds["time"].ndim != 2 or not {"trajectory", "obs"} <= set(variable.dims):
+    if "time" not in ds.variables or ds["time"].ndim != 2 or not {"trajectory", "obs"} <= set(variable.dims):
         return np.zeros(variable.shape, dtype=bool)
     empty = ds["time"].variable.isnull()
     return empty.set_dims(dict(variable.sizes)).transpose(*variable.dims).values.astype(bool)

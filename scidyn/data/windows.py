@@ -27,8 +27,12 @@ class WindowIndex:
     ----------
     steps : numpy.ndarray of int, shape (trajectory,)
         Observed steps n of each trajectory.
-    length, horizon, stride : int
-        L, H and s in steps; a window spans ``length + horizon`` rows.
+    length : int
+        L in steps; a window spans ``length + horizon`` rows.
+    horizon : int
+        H in steps.
+    stride : int
+        s in steps.
     first : numpy.ndarray of int, shape (trajectory + 1,)
         Number of windows before each trajectory.
 

@@ -1,4 +1,4 @@
-"""Named data: ``load(name)`` for records that ship with the package."""
+"""Named data: ``load(name)`` for records that ship with the package and for simulated ones."""
 
 from scidyn.datasets.catalogue import available as available
 from scidyn.datasets.catalogue import load as load

@@ -1,4 +1,4 @@
-"""Named datasets: small real records that ship with the package, each with a card."""
+"""Named datasets: small real records that ship with the package, and simulated ones made from a recipe."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scidyn._check.values import choice
+from scidyn._check.values import choice, known_keys
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -28,16 +28,25 @@ def available() -> list[str]:
     >>> "lynx_hare" in datasets.available()
     True
     """
-    return sorted(folder.name for folder in _shipped().iterdir() if (folder / "about.json").is_file())
+    from scidyn.datasets.recipes import RECIPES
+
+    shipped = [folder.name for folder in _shipped().iterdir() if (folder / "about.json").is_file()]
+    return sorted([*shipped, *RECIPES])
 
 
-def load(name: str) -> xr.Dataset:
+def load(name: str, *, seed: int = 0, **settings: float) -> xr.Dataset:
     """Load a named dataset.
 
     Parameters
     ----------
     name : str
         One of :func:`available`.
+    seed : int
+        Seed of a simulated dataset.
+    **settings
+        What a simulated dataset shall have other than its recipe says: ``trajectories``, ``steps``,
+        ``until``, ``noise`` (share of each variable's standard deviation). It is made once and kept in
+        the folder ``SCIDYN_CACHE`` names, else in the user's cache.
 
     Returns
     -------
@@ -47,7 +56,7 @@ def load(name: str) -> xr.Dataset:
     Raises
     ------
     scidyn.errors.OptionError
-        If the name is unknown; a near miss is suggested.
+        If the name or a setting is unknown; a near miss is suggested.
 
     Examples
     --------
@@ -57,8 +66,12 @@ def load(name: str) -> xr.Dataset:
     'thousand pelts'
     """
     from scidyn.data import open as open_file
+    from scidyn.datasets.recipes import RECIPES, simulated
 
     choice("name", name, available())
+    if name in RECIPES:
+        return simulated(name, seed=seed, **settings)
+    known_keys(f"the record {name!r}", settings, ())
     folder = _shipped() / name
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     ds = open_file(folder / "data.csv")

@@ -80,7 +80,7 @@ def datasets(kind: str = "trajectories", *, missing: bool = True, most: int = 8)
     >>> from hypothesis import given, settings
     >>> from scidyn.data import validate
     >>> from scidyn.testing import datasets
-    >>> @settings(max_examples=3, database=None)
+    >>> @settings(max_examples=3, deadline=None, database=None)
     ... @given(datasets("irregular"))
     ... def every_dataset_is_valid(ds):
     ...     validate(ds)

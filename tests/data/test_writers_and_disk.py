@@ -215,6 +215,18 @@ def test_disk_is_memory(stored):
     assert same(HDF5Windows(path, index, mapped=False).gather(numbers), memory.gather(numbers))
 
 
+def test_crops(stored):
+    ds, path, _ = stored
+    index = windows(ds, 6)
+    numbers = np.random.default_rng(0).permutation(len(index))
+    cut = scidyn.data.MemoryWindows(ds.isel(x=slice(1, 4), y=slice(0, 3)), index)
+    assert same(HDF5Windows(path, index, crop={"x": (1, 4), "y": (0, 3)}).gather(numbers), cut.gather(numbers))
+    with pytest.raises(OptionError, match=r"crop of 'x' must satisfy 0 <= first < last <= 6; got \(4, 9\)"):
+        HDF5Windows(path, index, crop={"x": (4, 9)})
+    with pytest.raises(OptionError, match="crop names a dim that must be one of 'x', 'y'; got 'z'"):
+        HDF5Windows(path, index, crop={"z": (0, 1)})
+
+
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_loader_on_disk_resumes(stored, prefetch):
     ds, path, _ = stored

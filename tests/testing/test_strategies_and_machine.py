@@ -17,7 +17,7 @@ from scidyn.data.schema import KINDS, state_variables, time_dim
 from scidyn.errors import DataWarning, OptionError, ScidynError, SplitError
 from scidyn.testing import check_reader, check_round_trip, datasets
 
-QUIET = settings(max_examples=40, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+QUIET = settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -162,6 +162,6 @@ class LifeOfARecord(RuleBasedStateMachine):
 
 
 LifeOfARecord.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=12, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=15, stateful_step_count=10, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
 TestLifeOfARecord = LifeOfARecord.TestCase

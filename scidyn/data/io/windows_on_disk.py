@@ -75,8 +75,11 @@ class DiskArray:
         self.chunk: tuple[int, ...] = tuple(item.chunks or item.shape)
         self._offsets = _offsets(item, self.path) if mapped else None
         self._identity = _identity(self.path)
+        # bytes of one row of one trajectory; chunks hold all of space, so a row is one run
+        self._bytes = self.dtype.itemsize * int(np.prod(self.shape[2:], dtype=np.int64))
         self._map: np.ndarray | None = None
         self._map_pid = -1
+        self._item: tuple[h5py.File, h5py.Dataset] | None = None
 
     @property
     def mapped(self) -> bool:
@@ -84,14 +87,15 @@ class DiskArray:
         return self._offsets is not None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_map": None, "_map_pid": -1}
+        return self.__dict__ | {"_map": None, "_map_pid": -1, "_item": None}
 
-    def read(self, trajectory: int, start: int, out: np.ndarray) -> None:
-        """Fill ``out`` (rows, …) with the rows from ``start`` on of one trajectory."""
+    def read(self, trajectory: int, start: int, out: np.ndarray, crop: tuple[slice, ...] = ()) -> None:
+        """Fill ``out`` (rows, …) with the rows from ``start`` on of one trajectory, cut to ``crop`` in space."""
         stop = start + out.shape[0]
         if self._offsets is None:
-            item = handles.get(self.path)[self.name]
-            item.read_direct(out, np.s_[trajectory, start:stop])
+            out[...] = self._dataset()[
+                (trajectory, slice(start, stop), *crop)
+            ]  # faster than read_direct, copy included
             return
         raw = self._mapping()
         block, row = self.chunk[1], trajectory // self.chunk[0]
@@ -100,12 +104,15 @@ class DiskArray:
             low, high = max(start, k * block), min(stop, (k + 1) * block)
             at = self._offsets[row, k] + self._bytes * (inside * block + low - k * block)
             piece = raw[at : at + self._bytes * (high - low)].view(self.dtype)
-            out[low - start : high - start] = piece.reshape(high - low, *self.shape[2:])
+            rows = piece.reshape(high - low, *self.shape[2:])
+            out[low - start : high - start] = rows[(slice(None), *crop)] if crop else rows
 
-    @property
-    def _bytes(self) -> int:
-        """Bytes of one row of one trajectory; chunks hold all of space, so a row is one run."""
-        return self.dtype.itemsize * int(np.prod(self.shape[2:], dtype=np.int64))
+    def _dataset(self) -> h5py.Dataset:
+        """The open dataset of this process."""
+        file = handles.get(self.path)
+        if self._item is None or self._item[0] is not file:
+            self._item = (file, file[self.name])
+        return self._item[1]
 
     def _mapping(self) -> np.ndarray:
         if self._map is None or self._map_pid != os.getpid():
