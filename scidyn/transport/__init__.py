@@ -5,7 +5,9 @@ from scidyn.transport.distances import energy_distance, mmd, sampling_floor, sli
 from scidyn.transport.divergence import sinkhorn_divergence
 from scidyn.transport.entropic import sinkhorn
 from scidyn.transport.exact import ExactPlan, exact_transport
+from scidyn.transport.gaussian import GaussianBridge, bures_wasserstein, gaussian_map, gaussian_sinkhorn
 from scidyn.transport.memory import MemoryEstimate, estimate_memory
+from scidyn.transport.mixtures import MixturePlan, mixture_wasserstein
 from scidyn.transport.plan import EntropicPlan, Pairs, TopEntries
 from scidyn.transport.status import SinkhornStatus
 
@@ -13,13 +15,19 @@ __all__ = [
     "Distance",
     "EntropicPlan",
     "ExactPlan",
+    "GaussianBridge",
     "MemoryEstimate",
+    "MixturePlan",
     "Pairs",
     "SinkhornStatus",
     "TopEntries",
+    "bures_wasserstein",
     "energy_distance",
     "estimate_memory",
     "exact_transport",
+    "gaussian_map",
+    "gaussian_sinkhorn",
+    "mixture_wasserstein",
     "mmd",
     "sampling_floor",
     "sinkhorn",

@@ -21,7 +21,7 @@ from scidyn.transport.one_dimensional import quantile_costs
 
 __all__ = ["energy_distance", "mmd", "sampling_floor", "sliced_wasserstein", "wasserstein"]
 
-EXACT_POINTS = 3000
+EXACT_POINTS = 5000
 SPLITS = 3
 
 
@@ -80,7 +80,7 @@ def wasserstein(
     a: Any = None,
     b: Any = None,
     method: str = "auto",
-    epsilon_relative: float = 0.01,
+    epsilon_relative: float = 0.002,
     floor: bool = False,
     seed: int = 0,
 ) -> Distance:
@@ -97,10 +97,11 @@ def wasserstein(
     a, b : array_like, shapes (n,) and (m,), optional
         Weights that sum to 1; default uniform.
     method : {"auto", "exact", "entropic"}
-        ``"auto"`` is exact up to 3,000 points (in one dimension: always), and beyond that the p-th root of the
+        ``"auto"`` is exact up to 5,000 points (in one dimension: always), and beyond that the p-th root of the
         Sinkhorn divergence.
     epsilon_relative : float
-        Regularisation of the entropic method, as a share of the median cost.
+        Regularisation of the entropic method, as a share of the median cost. On 2,000 Gaussian points in five
+        dimensions 0.01 gave W1 2.2 % and W2 2 % too small, 0.002 0.2 %.
     floor : bool
         Also compute the distance between halves of ``y``, see :func:`sampling_floor`.
     seed : int
