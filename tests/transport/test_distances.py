@@ -62,7 +62,7 @@ def test_unequal_problems_meet_the_dual_bound(p, solver, monkeypatch):
     # Kantorovich's dual by another program: max a·f + b·g under f_i + g_j <= C_ij
     eye_n, eye_m = np.eye(23), np.eye(31)
     A = np.concatenate([np.repeat(eye_n, 31, 0), np.tile(eye_m, (23, 1))], 1)
-    dual = scipy.optimize.linprog(-np.concatenate([a, b]), A_ub=A, b_ub=C.ravel(), bounds=(None, None))
+    dual = scipy.optimize.linprog(-np.concatenate([a, b]), A_ub=A, b_ub=C.numpy().ravel(), bounds=(None, None))
     assert float(plan.value) == pytest.approx(-dual.fun, rel=1e-8)
 
 
@@ -102,14 +102,14 @@ def test_energy_distance_on_a_line_is_scipys_squared():
 
 def test_mmd_of_gaussians_has_a_closed_form():
     g = torch.Generator().manual_seed(0)
-    n, d, h, shift = 4000, 3, 1.3, 0.7
+    n, d, h, shift = 2000, 3, 1.3, 0.7
     x = torch.randn(n, d, generator=g, dtype=DOUBLE)
     y = torch.randn(n, d, generator=g, dtype=DOUBLE)
     y[:, 0] += shift
     scale = (h**2 / (h**2 + 2)) ** (d / 2)
     expected = 2 * scale * (1 - math.exp(-(shift**2) / (2 * (h**2 + 2))))
     found = mmd(x, y, bandwidth=h, unbiased=True)
-    assert float(found) == pytest.approx(expected, abs=4e-3)
+    assert float(found) == pytest.approx(expected, abs=6e-3)
     assert "unbiased" in found.kind
     K = torch.exp(-(torch.cdist(x[:50], y[:40]) ** 2) / (2 * h**2)).mean()
     own = [torch.exp(-(torch.cdist(z, z) ** 2) / (2 * h**2)).mean() for z in (x[:50], y[:40])]
