@@ -217,7 +217,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", default=",".join(CELLS))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--skip", default="")
+    parser.add_argument("--skip", default="", help="names to leave out, separated by semicolons")
     parser.add_argument("--budget", type=float, default=10.0, help="seconds beyond which a competitor runs once")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--peak")
@@ -230,7 +230,7 @@ def main():
     if given.large:
         return large(given.large, given.dimension, given.share)
     present = [k for k, (_, package) in COMPETITORS.items() if importlib.util.find_spec(package) is not None]
-    skipped = {s.strip() for s in given.skip.split(",") if s.strip()}
+    skipped = {s.strip() for s in given.skip.split(";") if s.strip()}
     names = [k for k in present if k not in skipped]
     print("absent:", ", ".join(set(COMPETITORS) - set(present)) or "none", f"; {torch.get_num_threads()} threads")
     for cell in given.cells.split(","):

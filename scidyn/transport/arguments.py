@@ -20,11 +20,11 @@ PROBE = 512
 
 
 class Inputs(NamedTuple):
-    """What the caller gave, with its graph: points or a matrix, and weights."""
+    """What the caller gave, with its graph: points or a matrix (the others are None), and weights."""
 
-    x: Tensor | None
-    y: Tensor | None
-    matrix: Tensor | None
+    x: Any
+    y: Any
+    matrix: Any
     a: Tensor
     b: Tensor
     kind: str
@@ -92,24 +92,23 @@ def read_inputs(x: Any, y: Any, a: Any, b: Any, cost: Any, dtype: torch.dtype | 
         kind = choice("cost", cost, COSTS)
         if x is None or y is None:
             raise OptionError("pass the points x and y, or a matrix as cost.")
-        first, second = point_clouds(x, y)
-        first, second = (first, second) if dtype is None else (first.to(dtype), second.to(dtype))
-        shape, device, matrix = (len(first), len(second)), first.device, None
+        x, y = point_clouds(x, y)
+        x, y = (x, y) if dtype is None else (x.to(dtype), y.to(dtype))
+        shape, device, matrix = (len(x), len(y)), x.device, None
     else:
         if x is not None or y is not None:
             raise OptionError("pass either the points x and y or a matrix as cost, not both.")
         matrix = as_points("cost", cost)
         matrix = matrix.to(dtype or torch.promote_types(matrix.dtype, torch.float32))
-        first = second = None
-        shape, device, kind = tuple(matrix.shape), matrix.device, "matrix"
+        shape, device, kind = (matrix.shape[0], matrix.shape[1]), matrix.device, "matrix"
     a = as_weights("a", a, shape[0], device, unit=balanced)
     b = as_weights("b", b, shape[1], device, unit=balanced)
-    return Inputs(first, second, matrix, a, b, kind)
+    return Inputs(x, y, matrix, a, b, kind)
 
 
 def make_cost(inputs: Inputs) -> Cost:
     """The cost without a graph; points are moved to a common mean, which keeps rounding errors small."""
-    if inputs.matrix is not None:
+    if inputs.x is None or inputs.y is None:
         return MatrixCost(inputs.matrix.detach())
     x, y = inputs.x.detach(), inputs.y.detach()
     mean = 0.5 * (x.mean(0) + y.mean(0))
@@ -127,14 +126,6 @@ def typical_cost(cost: Cost) -> float:
     return median if median > 0 else float(values.abs().mean())
 
 
-def largest_cost(cost: Cost) -> float:
-    """An upper bound of ``|C_ij|``."""
-    if isinstance(cost, MatrixCost):
-        return float(cost.matrix.abs().amax())
-    reach = float(cost.x.square().sum(1).amax().sqrt() + cost.y.square().sum(1).amax().sqrt())
-    return reach if isinstance(cost, EuclideanCost) else reach**2
-
-
 def make_problem(
     inputs: Inputs, epsilon: float | None, epsilon_relative: float | None, tau_a: float, tau_b: float
 ) -> tuple[Problem, float]:
@@ -142,7 +133,7 @@ def make_problem(
     if epsilon is not None and epsilon_relative is not None:
         raise OptionError("pass epsilon (in units of the cost) or epsilon_relative (of the median cost), not both.")
     cost = make_cost(inputs)
-    largest, scale = largest_cost(cost), typical_cost(cost)
+    largest, scale = cost.largest(), typical_cost(cost)
     if not largest < float("inf"):
         raise OptionError(f"the cost overflows {cost.dtype}: scale the points down or pass dtype=torch.float64.")
     if epsilon is None:

@@ -6,6 +6,8 @@ solved (through a smaller sample of its own), and its potentials are carried to 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -48,8 +50,8 @@ def _sample(problem: Problem, generator: torch.Generator) -> tuple[Problem, Tens
         steps = (torch.arange(count, dtype=given.dtype, device=given.device) + 0.5) * (ladder[-1] / count)
         indices.append(order[torch.searchsorted(ladder, steps).clamp_max(len(given) - 1)])
         weights.append(torch.full_like(steps, 1.0) * (ladder[-1] / count))
-    cost = problem.cost.take(*indices)
-    return Problem(cost, *weights, problem.epsilon, problem.tau_a, problem.tau_b), indices[0]
+    cost = problem.cost.take(indices[0], indices[1])
+    return replace(problem, cost=cost, a=weights[0], b=weights[1]), indices[0]
 
 
 def _annealed(problem: Problem, scale: float) -> tuple[Tensor, int]:

@@ -43,6 +43,10 @@ class Cost(ABC):
         """Write ``bias_j - R_ij / epsilon`` for the given rows into ``out`` and return it."""
 
     @abstractmethod
+    def largest(self) -> float:
+        """An upper bound of ``|C_ij|``."""
+
+    @abstractmethod
     def take(self, rows: Tensor | None, columns: Tensor | None) -> Cost:
         """Keep the given rows and columns; None keeps all."""
 
@@ -75,6 +79,14 @@ class SquaredCost(Cost):
         """Write ``bias_j + 2 x_i·y_j / epsilon``."""
         return torch.addmm(bias, self.x[rows], self.y.T, alpha=2.0 / epsilon, out=out)
 
+    def reach(self) -> float:
+        """The sum of the greatest lengths of both sets."""
+        return float(self.x.square().sum(1).amax().sqrt() + self.y.square().sum(1).amax().sqrt())
+
+    def largest(self) -> float:
+        """The square of the reach."""
+        return self.reach() ** 2
+
     def take(self, rows: Tensor | None, columns: Tensor | None) -> SquaredCost:
         """Keep some of the points."""
         return SquaredCost(self.x if rows is None else self.x[rows], self.y if columns is None else self.y[columns])
@@ -98,6 +110,10 @@ class EuclideanCost(SquaredCost):
         torch.addmm(self.y.square().sum(1), part, self.y.T, alpha=-2.0, out=out)
         out.add_(part.square().sum(1, keepdim=True)).clamp_(min=0.0).sqrt_()
         return out.mul_(-1.0 / epsilon).add_(bias)
+
+    def largest(self) -> float:
+        """The reach."""
+        return self.reach()
 
     def take(self, rows: Tensor | None, columns: Tensor | None) -> EuclideanCost:
         """Keep some of the points."""
@@ -124,6 +140,10 @@ class MatrixCost(Cost):
     def fill(self, out: Tensor, rows: slice | Tensor, bias: Tensor, epsilon: float) -> Tensor:
         """Write ``bias_j - C_ij / epsilon``."""
         return torch.add(bias, self.matrix[rows], alpha=-1.0 / epsilon, out=out)
+
+    def largest(self) -> float:
+        """The largest magnitude in the matrix."""
+        return float(self.matrix.abs().amax())
 
     def take(self, rows: Tensor | None, columns: Tensor | None) -> MatrixCost:
         """Keep some rows and columns."""

@@ -140,7 +140,7 @@ def sinkhorn(
     problem, scale = make_problem(inputs, epsilon, epsilon_relative, *taus)
     method = _storage(problem, inputs, method, memory_limit)
     kernel = (StoredKernel if method == "stored" else StreamedKernel)(problem)
-    limits = {"tolerance": tolerance, "max_sweeps": max_iterations, "report": report}
+    limits: dict[str, Any] = {"tolerance": tolerance, "max_sweeps": max_iterations, "report": report}
     if y is not None and y is x and b is a and tau_a == tau_b:
         psi, coarse_sweeps = _start(problem, scale, start, coarse=False)
         done = iterate_symmetric(kernel, problem, psi, **limits)

@@ -11,14 +11,14 @@ with r, c the marginals of π; it is solved by conjugate gradients on the second
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from scidyn.transport.arguments import Inputs
-from scidyn.transport.cost import EuclideanCost, MatrixCost, tiles
+from scidyn.transport.cost import EuclideanCost, MatrixCost, SquaredCost, tiles
 from scidyn.transport.plan_tiles import multiply, plan_tile
 from scidyn.transport.problem import Problem
 
@@ -47,7 +47,7 @@ def pull_back(problem: Problem, phi: Tensor, psi: Tensor, left: Tensor, right: T
         for rows in tiles(*cost.shape):
             torch.mul(plan_tile(problem, phi, psi, rows), left[rows] @ right.T, out=whole[rows])
         return None, None, whole
-    x, y = cost.x, cost.y
+    x, y = cast(SquaredCost, cost).x, cast(SquaredCost, cost).y
     grad_x, grad_y = torch.empty_like(x), torch.zeros_like(y)
     for rows in tiles(*cost.shape):
         weights = plan_tile(problem, phi, psi, rows).mul_(left[rows] @ right.T)
