@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from scidyn._check.values import integer
-from scidyn.errors import OptionError
-from scidyn.transport.arguments import Inputs
+from scidyn.errors import OptionError, ShapeError
+from scidyn.transport.arguments import Inputs, as_points, make_cost
 from scidyn.transport.cost import tiles
 from scidyn.transport.gradients import apply_plan
+from scidyn.transport.kernel import soft_minimum
 from scidyn.transport.memory import SHARE, available_memory
-from scidyn.transport.plan_tiles import plan_tile
+from scidyn.transport.plan_tiles import multiply, plan_tile
 from scidyn.transport.problem import Problem
 from scidyn.transport.status import SinkhornStatus
 
@@ -164,6 +165,36 @@ class EntropicPlan:
         ones = torch.ones(len(values), 1, dtype=self.f.dtype, device=self.f.device)
         sums = self.apply(torch.cat([values.to(ones), ones], 1))
         return sums[:, :-1] / sums[:, -1:]
+
+    def map(self, x: Tensor) -> Tensor:
+        """Carry new sources to their mean target, ``Σ_j w_j y_j`` with ``w_j ∝ b_j exp((g_j - c(x, y_j)) / ε)``.
+
+        Parameters
+        ----------
+        x : Tensor, shape (k, d)
+            Points, not necessarily among the sources.
+
+        Returns
+        -------
+        Tensor, shape (k, d)
+            At a source this is :meth:`barycentric`. Without a graph.
+
+        References
+        ----------
+        A.-A. Pooladian, J. Niles-Weed (2021), Entropic estimation of optimal transport maps.
+        """
+        if self.inputs.y is None:
+            raise OptionError("this plan was made from a cost matrix, without points: it cannot map new ones.")
+        points = as_points("x", x).detach()
+        y = self.inputs.y.detach()
+        if points.shape[1] != y.shape[1]:
+            raise ShapeError(f"x must have the dimension {y.shape[1]} of the plan's points; got {points.shape[1]}.")
+        cost = make_cost(self.inputs._replace(x=points.to(y), y=y))
+        ones = torch.ones(len(points), dtype=self.problem.a.dtype, device=y.device)
+        # every new point sends one unit of mass, all of which must arrive
+        outward = replace(self.problem, cost=cost, a=ones, tau_a=1.0)
+        psi = self._scaled[1]
+        return multiply(outward, soft_minimum(outward, psi), psi, y)
 
     def topk(self, k: int) -> TopEntries:
         """Keep the k largest entries of every row, without ever forming the plan.

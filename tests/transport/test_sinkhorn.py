@@ -169,6 +169,19 @@ def test_products_top_entries_and_memory_guard():
         plan.apply(torch.ones(7))
 
 
+def test_map_extends_the_barycentric_projection():
+    x, y, a, b = clouds()
+    plan = sinkhorn(x, y, a, b, epsilon=0.3, tolerance=1e-9)
+    torch.testing.assert_close(plan.map(x[:7]), plan.barycentric()[:7])
+    new = x[:3] + 0.1
+    weights = torch.softmax((plan.g - squared(new, y)) / 0.3 + b.log(), 1)
+    torch.testing.assert_close(plan.map(new), weights @ y)
+    with pytest.raises(ShapeError, match="dimension 3"):
+        plan.map(torch.zeros(2, 5))
+    with pytest.raises(OptionError, match="cost matrix"):
+        sinkhorn(cost=squared(x, y)).map(x)
+
+
 def test_samples_follow_the_plan():
     x, y, a, b = clouds(6, 5)
     plan = sinkhorn(x, y, a, b, epsilon=1.0, tolerance=1e-9)
