@@ -86,7 +86,7 @@ def sinkhorn(
     memory_limit : float, optional
         Bytes that the run may allocate; default half of the free memory for a stored kernel.
     dtype : torch.dtype, optional
-        Of the kernel and of the result; default that of the points, at least float32.
+        Of the kernel and of the result, float32 or float64; default that of the points, at least float32.
     accelerate : bool
         False runs plain Sinkhorn iterations.
     coarse : bool
@@ -136,6 +136,7 @@ def sinkhorn(
     max_iterations = integer("max_iterations", max_iterations, at_least=1)
     choice("method", method, ("auto", "stored", "streamed"))
     choice("on_failure", on_failure, ("raise", "warn", "return"))
+    choice("dtype", dtype, (None, torch.float32, torch.float64))
     inputs = read_inputs(x, y, a, b, cost, dtype, balanced=taus[0] == taus[1] == 1.0)
     problem, scale = make_problem(inputs, epsilon, epsilon_relative, *taus)
     method = _storage(problem, inputs, method, memory_limit)

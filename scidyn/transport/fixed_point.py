@@ -19,7 +19,7 @@ from scidyn.transport.status import SinkhornStatus
 
 __all__ = ["Iterations", "iterate", "iterate_symmetric"]
 
-DEPTH = 6
+DEPTH = 12
 PATIENCE = 50
 
 

@@ -61,7 +61,8 @@ def estimate_memory(n: int, m: int, d: int = 1, dtype: torch.dtype = torch.float
     """
     n, m, d = (integer(k, v, at_least=1) for k, v in (("n", n), ("m", m), ("d", d)))
     size = dtype.itemsize
-    vectors = 8 * 30 * (n + m) + 2 * size * d * (n + m)
+    # potentials, and the points and residuals of the acceleration, in double precision
+    vectors = 8 * (20 * n + 70 * m) + 2 * size * d * (n + m)
     tile = 3 * size * max(TILE, n, m)
     sample = size * min(n, max(256, min(n // 8, 6000))) * min(m, max(256, min(m // 8, 6000)))
     return MemoryEstimate(

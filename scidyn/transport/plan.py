@@ -43,8 +43,14 @@ class EntropicPlan:
 
     Attributes
     ----------
-    f, g : Tensor, shapes (n,) and (m,)
-        Dual potentials in units of the cost.
+    problem : Problem
+        What was solved: cost, weights, ε and τ, without a graph.
+    inputs : Inputs
+        What was passed in, with its graph.
+    f : Tensor, shape (n,)
+        Dual potential of the sources, in units of the cost.
+    g : Tensor, shape (m,)
+        Dual potential of the targets.
     epsilon : float
         Regularisation in units of the cost.
     value : Tensor, shape ()
@@ -53,8 +59,10 @@ class EntropicPlan:
         How the run ended; ``status.sentence`` says it in words.
     marginal_error : float
         L1 distance of the plan's column sums to the target, over its mass; the row sums are exact.
-    iterations, coarse_iterations : int
-        Sweeps over all points, and over the sample that gave the starting potentials.
+    iterations : int
+        Sweeps over all points.
+    coarse_iterations : int
+        Sweeps over the sample that gave the starting potentials.
     method : str
         ``"stored"`` or ``"streamed"``.
 

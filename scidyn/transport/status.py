@@ -24,16 +24,19 @@ class SinkhornStatus(enum.Enum):
     'the largest number of iterations was reached before the marginals fitted'
     """
 
-    CONVERGED = "the marginals of the plan fit the weights within the tolerance", ""
+    CONVERGED = "converged", "the marginals of the plan fit the weights within the tolerance", ""
     MAX_ITERATIONS = (
+        "max_iterations",
         "the largest number of iterations was reached before the marginals fitted",
         "raise max_iterations, epsilon or tolerance",
     )
     PRECISION_REACHED = (
+        "precision_reached",
         "the marginal error stopped falling at the rounding errors of the kernel",
         "pass dtype=torch.float64, or raise tolerance or epsilon",
     )
     NON_FINITE = (
+        "non_finite",
         "a potential became NaN or infinite",
         "check the scale of the cost against epsilon, and pass dtype=torch.float64",
     )
@@ -41,9 +44,13 @@ class SinkhornStatus(enum.Enum):
     sentence: str
     cure: str
 
-    def __init__(self, sentence: str, cure: str) -> None:
-        self.sentence = sentence
-        self.cure = cure
+    def __new__(cls, code: str, sentence: str = "", cure: str = "") -> SinkhornStatus:
+        """Make a member whose value is ``code``."""
+        member = object.__new__(cls)
+        member._value_ = code
+        member.sentence = sentence
+        member.cure = cure
+        return member
 
     @property
     def success(self) -> bool:

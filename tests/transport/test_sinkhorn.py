@@ -319,6 +319,7 @@ def test_failure_is_told():
         ({"tau_a": 1.5}, OptionError, "tau_a"),
         ({"cost": "sqeuclidian"}, OptionError, "Did you mean 'sqeuclidean'"),
         ({"cost": torch.ones(3, 4)}, OptionError, "not both"),
+        ({"dtype": torch.bfloat16}, OptionError, "dtype must be one of"),
         ({"method": "dense"}, OptionError, "streamed"),
         ({"memory_limit": 10.0}, OptionError, "memory_limit"),
         ({"start": torch.zeros(9)}, ShapeError, "start"),
