@@ -197,7 +197,7 @@ def test_mistakes_are_named():
     near = -torch.cdist(torch.as_tensor(clouds[0]), torch.as_tensor(clouds[1])).square() / 1e-6
     half = torch.full((20,), 0.05, dtype=torch.float64)
     with pytest.raises(FitError, match="increase sigma"):
-        bridge_coupling(near, half, half, max_iterations=3)
+        bridge_coupling(near, half, half, g=torch.zeros_like(half), max_iterations=3)
     fitted = IterativeReferenceRefinement(ou_drift, 0.3, iterations=0).fit(clouds, [0.0, 1.0])
     with pytest.raises(OptionError, match="fitted times"):
         fitted.at(2.0)
