@@ -128,9 +128,7 @@ def _checked(path: Path, name: str, expected: dict[str, Any]) -> bytes:
 def _versions() -> dict[str, str]:
     from importlib.metadata import version
 
-    import scidyn
-
-    return {"scidyn": scidyn.__version__, **{name: version(name) for name in ("torch", "numpy", "xarray")}}
+    return {name: version(name) for name in ("scidyn", "torch", "numpy", "xarray")}
 
 
 def _finite(value: Any) -> Any:
