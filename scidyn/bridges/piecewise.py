@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -151,4 +152,4 @@ def _sources(snapshots: Snapshots) -> tuple[Tensor, Tensor, Tensor]:
 
 def _rows(snapshots: Snapshots) -> list[slice]:
     edges = [0, *torch.tensor(snapshots.sizes[:-1]).cumsum(0).tolist()]
-    return [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [slice(a, b) for a, b in itertools.pairwise(edges)]

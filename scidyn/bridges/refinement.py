@@ -210,10 +210,7 @@ class IterativeReferenceRefinement:
 
     def _turn(self, before: Any, seen: Snapshots, noise: Noise, generator: torch.Generator, *, on_pairs: bool) -> Any:
         """One refinement and the bridge it leads to."""
-        if on_pairs:
-            theta = refine_on_pairs(before)
-        else:
-            theta = refine_on_paths(before, generator, self.n_paths, self.n_steps)
+        theta = refine_on_pairs(before) if on_pairs else refine_on_paths(before, generator, self.n_paths, self.n_steps)
         return self._bridge(seen, noise, theta, generator, previous=before)
 
     def _bridge(

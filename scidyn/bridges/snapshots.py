@@ -226,8 +226,8 @@ def numeric_times(times: Any) -> np.ndarray:
             out[where] = float(value)
         except (TypeError, ValueError):
             raise TimeGridError(
-                f"time {value!r} is not a number, so snapshots cannot be ordered; give numbers in one unit, "
-                f"for example with a mapping {{{value!r}: 0.0, …}}."
+                f"time {str(value)!r} is not a number, so snapshots cannot be ordered; give numbers in one unit, "
+                f"for example with a mapping {{{str(value)!r}: 0.0, …}}."
             ) from None
     return out
 
