@@ -41,11 +41,12 @@ __all__ = [
     "sysid",
     "systems",
     "training",
+    "transport",
     "viz",
 ]
 
 if TYPE_CHECKING:
-    from scidyn import bridges, data, datasets, errors, metrics, nn, solvers, sysid, systems, training, viz
+    from scidyn import bridges, data, datasets, errors, metrics, nn, solvers, sysid, systems, training, transport, viz
     from scidyn.about import cite, show_versions
     from scidyn.data import open, save
     from scidyn.model_files import load
