@@ -60,7 +60,7 @@ def leave_one_out(
     Returns
     -------
     xarray.Dataset
-        ``distance`` with dims ``method, start, time, seed``; the methods ``interpolation``, ``previous``,
+        ``distance`` with dims ``model, start, time, seed``; the methods ``interpolation``, ``previous``,
         ``next`` (copies of the neighbours) and ``floor`` (two halves of the held-out snapshot) stand
         beside yours.
 
@@ -79,7 +79,7 @@ def leave_one_out(
     >>> clouds = [k + 0.3 * rng.normal(size=(40, 2)) for k in range(3)]
     >>> table = leave_one_out(clouds, [0, 1, 2], {"bridge": lambda seed: SinkhornBridge(0.2)}, seeds=2)
     >>> mean = table["distance"].sel(start="one_step").mean(["time", "seed"])
-    >>> bool(mean.sel(method="bridge") < mean.sel(method="previous"))
+    >>> bool(mean.sel(model="bridge") < mean.sel(model="previous"))
     True
     """
     import xarray as xr
@@ -102,9 +102,9 @@ def leave_one_out(
             if progress is not None:
                 progress((r * len(held) + h + 1) / (count * len(held)))
     return xr.Dataset(
-        {"distance": (("method", "start", "time", "seed"), values)},
+        {"distance": (("model", "start", "time", "seed"), values)},
         coords={
-            "method": names,
+            "model": names,
             "start": ["one_step", "rollout"],
             "time": ("time", whole.times[1:-1].numpy(), {"units": whole.time_units}),
             "seed": np.arange(count),
