@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,7 +77,15 @@ class Chains:
         return out
 
 
-def couple(snapshots: Snapshots, kind: str, *, sigma: float = 0.0, generator: torch.Generator) -> Chains:
+def couple(
+    snapshots: Snapshots,
+    kind: str,
+    *,
+    sigma: float = 0.0,
+    generator: torch.Generator,
+    growth: Sequence[Tensor] | None = None,
+    tau: float = 1.0,
+) -> Chains:
     """Couple neighbouring snapshots.
 
     Parameters
@@ -90,6 +99,10 @@ def couple(snapshots: Snapshots, kind: str, *, sigma: float = 0.0, generator: to
         Diffusion of the entropic plan, state/√time.
     generator : torch.Generator
         Breaks ties between clouds of different sizes.
+    growth : sequence of Tensor of shape (cell,), optional
+        Net growth rate of every cell, 1/time: sources of the entropic plan weigh ``exp(growth · Δ)`` more.
+    tau : float
+        How strictly the sources' weights bind in the entropic plan.
     """
     choice("coupling", kind, COUPLINGS)
     links: list[Coupling | Tensor | None] = []
@@ -99,9 +112,10 @@ def couple(snapshots: Snapshots, kind: str, *, sigma: float = 0.0, generator: to
             span = float(snapshots.times[k + 1] - snapshots.times[k])
             log_k = -torch.cdist(x, y).square() / (2 * sigma**2 * span)
             where = f"times {snapshots.times[k]:g} and {snapshots.times[k + 1]:g}"
-            links.append(
-                bridge_coupling(log_k, snapshots.weights[k], snapshots.weights[k + 1], tolerance=1e-4, where=where)
-            )
+            a = snapshots.weights[k]
+            if growth is not None:
+                a = torch.softmax(a.log() + growth[k] * span, dim=0)
+            links.append(bridge_coupling(log_k, a, snapshots.weights[k + 1], tau=tau, tolerance=1e-4, where=where))
         elif kind == "exact":
             links.append(_partners(x, y, generator))
         else:

@@ -87,6 +87,7 @@ def bridge_coupling(
     b: Tensor,
     *,
     g: Tensor | None = None,
+    tau: float = 1.0,
     tolerance: float = 1e-7,
     max_iterations: int = 5000,
     where: str = "two snapshots",
@@ -101,6 +102,9 @@ def bridge_coupling(
         Marginals, positive, each summing to one.
     g : Tensor, shape (m,), optional
         Potential to start from.
+    tau : float
+        How strictly ``a`` binds, in (0, 1]; below 1 sources may grow or die: their marginal is free at the
+        price ``τ/(1 − τ) KL(row sums ‖ a)``.
     tolerance : float
         Largest sum of absolute errors of the marginal that is not enforced.
     max_iterations : int
@@ -124,7 +128,7 @@ def bridge_coupling(
     g = _annealed(log_k, a, b) if g is None else g
     f, error = torch.zeros_like(a), float("inf")
     for sweep in range(max_iterations):
-        f_new = -torch.logsumexp(log_k + (g.unsqueeze(0) + column), dim=1)
+        f_new = -tau * torch.logsumexp(log_k + (g.unsqueeze(0) + column), dim=1)
         if sweep and sweep % 10 == 0:
             error = float((a * (torch.expm1(f - f_new)).abs()).sum())
             if error <= tolerance:
@@ -132,7 +136,9 @@ def bridge_coupling(
         f = f_new
         g = -torch.logsumexp(log_k + (f + log_a).unsqueeze(1), dim=0)
     else:
-        error = float((a * (torch.expm1(f + torch.logsumexp(log_k + (g.unsqueeze(0) + column), dim=1))).abs()).sum())
+        error = float(
+            (a * (torch.expm1(f + tau * torch.logsumexp(log_k + (g.unsqueeze(0) + column), dim=1))).abs()).sum()
+        )
         if error > 0.01:
             raise FitError(
                 f"Sinkhorn iterations between {where} stopped after {max_iterations} sweeps with a marginal error of "

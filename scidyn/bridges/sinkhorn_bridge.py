@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scidyn._check.values import number
+from scidyn._check.values import integer, number
 from scidyn.bridges.chains import Chains, couple
 from scidyn.bridges.coupling import Coupling
 from scidyn.bridges.flow_matching import automatic_sigma
 from scidyn.bridges.snapshots import Snapshots
-from scidyn.errors import NotFittedError, OptionError
+from scidyn.errors import NotFittedError, OptionError, ShapeError
 
 __all__ = ["SinkhornBridge"]
 
@@ -32,13 +32,15 @@ class SinkhornBridge:
     ----------
     sigma : float or "auto"
         Diffusion in state/√time; "auto" as in :class:`FlowMatching`.
+    tau : float
+        In (0, 1]; below 1 cells may grow or die at a price, and :meth:`growth` says how fast they did.
     seed : int
         Seed of everything random.
 
     Raises
     ------
     scidyn.errors.OptionError
-        If ``sigma`` is not positive.
+        If ``sigma`` or ``tau`` is out of range.
 
     Examples
     --------
@@ -53,11 +55,12 @@ class SinkhornBridge:
     A.-A. Pooladian, J. Niles-Weed, Plug-in estimation of Schrödinger bridges, 2024.
     """
 
-    def __init__(self, sigma: float | str = "auto", *, seed: int = 0) -> None:
+    def __init__(self, sigma: float | str = "auto", *, tau: float = 1.0, seed: int = 0) -> None:
         self.sigma = sigma if sigma == "auto" else number("sigma", sigma, above=0.0)
+        self.tau = number("tau", tau, above=0.0, at_most=1.0)
         self.seed = seed
 
-    def fit(self, snapshots: Any, times: Any = None) -> SinkhornBridge:
+    def fit(self, snapshots: Any, times: Any = None, *, growth: Any = None) -> SinkhornBridge:
         """Couple neighbouring snapshots.
 
         Parameters
@@ -66,11 +69,18 @@ class SinkhornBridge:
             See :meth:`Snapshots.of`.
         times : array_like, shape (time,), optional
             Needed with a sequence of clouds.
+        growth : sequence of array_like of shape (cell,), optional
+            Net growth rates known beforehand, 1/time, per snapshot.
         """
         self.snapshots_ = Snapshots.of(snapshots, times)
         generator = torch.Generator().manual_seed(self.seed)
         self.sigma_ = automatic_sigma(self.snapshots_, generator) if self.sigma == "auto" else float(self.sigma)
-        self.chains_: Chains = couple(self.snapshots_, "sinkhorn", sigma=self.sigma_, generator=generator)
+        rates = None if growth is None else [torch.as_tensor(np.asarray(g, dtype=float)) for g in growth]
+        if rates is not None and [len(g) for g in rates] != list(self.snapshots_.sizes):
+            raise ShapeError(f"growth has {[len(g) for g in rates]} rates; there are {self.snapshots_.sizes} cells.")
+        self.chains_: Chains = couple(
+            self.snapshots_, "sinkhorn", sigma=self.sigma_, generator=generator, growth=rates, tau=self.tau
+        )
         return self
 
     def _interval(self, t: float) -> tuple[int, Coupling]:
@@ -80,6 +90,40 @@ class SinkhornBridge:
         number("t", t, at_least=float(times[0]), at_most=float(times[-1]))
         k = int(np.clip(np.searchsorted(times, t, side="right") - 1, 0, len(times) - 2))
         return k, self.chains_.links[k]  # type: ignore[return-value]
+
+    def growth(self, k: int, mass: float | None = None) -> Tensor:
+        """Net growth rate of every cell of snapshot ``k`` over the interval that starts there.
+
+        ``log(descendants / own weight) / Δ``: with ``mass``, the ratio of the population's sizes after and
+        before, absolute; without it, relative to the population.
+
+        Parameters
+        ----------
+        k : int
+            Position of a snapshot, not the last.
+        mass : float, optional
+            Size of the population at the end of the interval over that at its start.
+
+        Returns
+        -------
+        Tensor, shape (cell,)
+        """
+        if not 0 <= integer("k", k) < len(self.snapshots_) - 1:
+            raise OptionError(f"k must be in 0 … {len(self.snapshots_) - 2}; got {k}.")
+        link, span = self.chains_.links[k], float(self.snapshots_.times.diff()[k])
+        rows = torch.logsumexp(link.log_plan, dim=1)  # type: ignore[union-attr]
+        change = rows - self.snapshots_.weights[k].log()
+        return (change + math.log(1.0 if mass is None else number("mass", mass, above=0.0))) / span
+
+    def coupling(self, k: int) -> Tensor:
+        """Joint weights of the cells of snapshots ``k`` and ``k + 1``, shape ``(n, m)``.
+
+        Parameters
+        ----------
+        k : int
+            Position of a snapshot, not the last.
+        """
+        return self.chains_.links[k].log_plan.exp()  # type: ignore[union-attr]
 
     def weights(self, t: float, x: Tensor) -> tuple[Tensor, int]:
         """Probability of each cell of the next snapshot for states at ``t``.
