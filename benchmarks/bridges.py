@@ -55,7 +55,7 @@ def emt(folder: Path):
     return [table[table[:, 0] == k][:, 1:] for k in range(4)], np.arange(4.0)
 
 
-def refinement(folder: Path) -> None:
+def refinement(folder: Path, only: str) -> None:
     jobs = [
         ("Lotka–Volterra 11 × 200", "LV_data", None, LotkaVolterra(0.0, 0.0, 0.0, 0.0), 0.1),
         *((f"Lotka–Volterra 9 × 50, part {p}", "LV_data", p, LotkaVolterra(0.0, 0.0, 0.0, 0.0), 0.1) for p in range(4)),
@@ -63,10 +63,13 @@ def refinement(folder: Path) -> None:
         ("ocean vortex 11 × 200", "GoM_data", None, vortex, 0.1),
     ]
     print(
-        "| data | seconds | θ (± standard error) | W1 at held-out times | mean | plain bridge | OT interpolation | floor |"
+        "| data | seconds | θ (± standard error) | W1 at held-out times | mean "
+        "| plain bridge | OT interpolation | floor |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for title, name, part, family, sigma in jobs:
+        if only not in title:
+            continue
         clouds, times = simulated(folder, name)
         if part is not None:
             clouds, times = [c[50 * part : 50 * part + 50] for c in clouds[:9]], times[:9]
@@ -90,7 +93,7 @@ def refinement(folder: Path) -> None:
         )
 
 
-def held_out(clouds, times, *, seeds: int, cells: int | None, iterations: int) -> None:
+def held_out(clouds, times, *, seeds: int, cells: int | None, iterations: int, only: str) -> None:
     common = {"iterations": iterations, "batch": 128}
     methods = {
         "flow matching, independent": lambda s: FlowMatching(coupling="independent", seed=s, **common),
@@ -98,6 +101,7 @@ def held_out(clouds, times, *, seeds: int, cells: int | None, iterations: int) -
         "smooth flow matching": lambda s: FlowMatching(path="momentum", seed=s, **common),
         "Sinkhorn bridge": lambda s: SinkhornBridge(seed=s),
     }
+    methods = {name: make for name, make in methods.items() if only in name}
     began = time.perf_counter()
     table = leave_one_out(clouds, times, methods, seeds=seeds, cells=cells)
     print(f"cells {table.attrs['cells']}, features {table.attrs['features']}, {seeds} seeds, "
@@ -118,10 +122,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--cells", type=int)
+    parser.add_argument("--only", default="", help="part of a data set's title (refinement) or of a method's name")
     parser.add_argument("--iterations", type=int, default=2000)
     given = parser.parse_args()
     if given.study == "refinement":
-        refinement(given.data)
+        refinement(given.data, given.only)
         return
     clouds, times = {
         "embryoid": lambda: embryoid(given.data),
@@ -129,7 +134,7 @@ def main() -> None:
         "cite50": lambda: cite(given.data, 50, False),
         "emt": lambda: emt(given.data),
     }[given.study]()
-    held_out(clouds, times, seeds=given.seeds, cells=given.cells, iterations=given.iterations)
+    held_out(clouds, times, seeds=given.seeds, cells=given.cells, iterations=given.iterations, only=given.only)
 
 
 if __name__ == "__main__":

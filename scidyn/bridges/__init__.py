@@ -5,6 +5,8 @@ from scidyn.bridges.family import Family as Family
 from scidyn.bridges.family import Library as Library
 from scidyn.bridges.flow_matching import FlowMatching as FlowMatching
 from scidyn.bridges.gaussian_bridge import GaussianBridge as GaussianBridge
+from scidyn.bridges.kinetic_optimal import KineticOptimalPath as KineticOptimalPath
+from scidyn.bridges.kinetic_optimal import kinetic_optimal_path as kinetic_optimal_path
 from scidyn.bridges.linear_gaussian import LinearGaussianReference as LinearGaussianReference
 from scidyn.bridges.mixture import MixtureInterpolant as MixtureInterpolant
 from scidyn.bridges.refinement import IterativeReferenceRefinement as IterativeReferenceRefinement
@@ -20,12 +22,14 @@ __all__ = [
     "FlowMatching",
     "GaussianBridge",
     "IterativeReferenceRefinement",
+    "KineticOptimalPath",
     "Library",
     "LinearGaussianReference",
     "MixtureInterpolant",
     "Schedule",
     "SinkhornBridge",
     "Snapshots",
+    "kinetic_optimal_path",
     "leave_one_out",
     "schedule",
 ]
