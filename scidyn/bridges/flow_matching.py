@@ -75,7 +75,7 @@ class FlowMatching:
     >>> from scidyn.bridges import FlowMatching
     >>> rng = np.random.default_rng(0)
     >>> clouds = [rng.normal(size=(50, 2)), 3 + rng.normal(size=(50, 2))]
-    >>> flow = FlowMatching(hidden=(16,), iterations=200).fit(clouds, [0.0, 1.0])
+    >>> flow = FlowMatching(hidden=(16,), iterations=150, batch=64, learning_rate=0.02).fit(clouds, [0.0, 1.0])
     >>> ends = flow.push(clouds[0], 0.0, 1.0)
     >>> bool(abs(ends.mean() - 3) < 0.7)
     True

@@ -117,7 +117,7 @@ def test_standard_errors_are_those_of_repeated_experiments():
         IterativeReferenceRefinement(ou_drift, sigma=0.3, start={"rate": 0.7, "mean": 1.5}).fit(
             ornstein_uhlenbeck(times, 40, seed=seed), times
         )
-        for seed in range(16)
+        for seed in range(12)
     ]
     estimates = np.array([f.theta["estimate"].values for f in fits])
     claimed = np.array([f.theta["stderr"].values for f in fits]).mean(0)
