@@ -153,7 +153,7 @@ def test_kinetic_optimal_path_of_two_points_and_of_a_normal_law():
     assert np.allclose(ends, [[0.0, 1.0], [1.0, 0.0]], atol=1e-9)
     normal = np.random.default_rng(0).normal(size=(400, 1))
     normal = (normal - normal.mean()) / normal.std()
-    assert kinetic_optimal_path(normal, draws=400).energy < 0.05
+    assert kinetic_optimal_path(normal, draws=1000).energy < 0.05
     with pytest.raises(DataError, match="centre it"):
         kinetic_optimal_path(normal + 1)
 

@@ -112,18 +112,18 @@ def test_ornstein_uhlenbeck_parameters_are_recovered_and_the_divergence_falls():
 
 
 def test_standard_errors_are_those_of_repeated_experiments():
-    times = [0.0, 1.0, 2.5]
+    times = [0.0, 0.7, 1.5, 3.0]
     fits = [
         IterativeReferenceRefinement(ou_drift, sigma=0.3, start={"rate": 0.7, "mean": 1.5}).fit(
-            ornstein_uhlenbeck(times, 40, seed=seed), times
+            ornstein_uhlenbeck(times, 60, seed=seed), times
         )
-        for seed in range(12)
+        for seed in range(100, 120)
     ]
     estimates = np.array([f.theta["estimate"].values for f in fits])
     claimed = np.array([f.theta["stderr"].values for f in fits]).mean(0)
     ratio = claimed / estimates.std(0, ddof=1)
     assert (ratio > 0.6).all()
-    assert (ratio < 1.7).all()
+    assert (ratio < 1.6).all()
 
 
 def test_predator_and_prey_within_three_percent_and_held_out_snapshots():
