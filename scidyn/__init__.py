@@ -26,6 +26,7 @@ _NAMES = {
 }
 __all__ = [
     "__version__",
+    "bridges",
     "cite",
     "data",
     "datasets",
@@ -45,7 +46,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from scidyn import data, datasets, errors, metrics, nn, solvers, sysid, systems, training, transport, viz
+    from scidyn import bridges, data, datasets, errors, metrics, nn, solvers, sysid, systems, training, transport, viz
     from scidyn.about import cite, show_versions
     from scidyn.data import open, save
     from scidyn.model_files import load

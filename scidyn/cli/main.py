@@ -123,6 +123,36 @@ def convert(
 
 
 @app.command()
+def trajectories(
+    cells: Annotated[Path, typer.Argument(help="h5ad file with a time and a representation of every cell.")],
+    out: Annotated[Path, typer.Option(help="Folder for the cells with results, the scores and the figures.")],
+    time: Annotated[str, typer.Option(help="Column of obs with the times.")] = "day",
+    rep: Annotated[str, typer.Option(help="Entry of obsm with the representation.")] = "X_pca",
+    dims: Annotated[int | None, typer.Option(help="Use only the first columns of the representation.")] = None,
+    solver: Annotated[str, typer.Option(help="sinkhorn, flow or sf2m.")] = "sinkhorn",
+    groups: Annotated[str | None, typer.Option(help="Column of obs with cell types: fates are computed.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
+) -> None:
+    """Join snapshots of cells by a bridge: velocities, fates, paths, and scores on held-out times."""
+    from scidyn.cli.trajectories import run_trajectories
+
+    run_trajectories(
+        cells,
+        out=out,
+        time=time,
+        rep=rep,
+        dims=dims,
+        solver=solver,
+        groups=groups,
+        seed=seed,
+        overwrite=overwrite,
+        progress=not quiet,
+    )
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the demo's results.")] = Path("scidyn-demo"),
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,

@@ -11,7 +11,7 @@ import pytest
 import scidyn
 
 MODULES = sorted(m.name for m in pkgutil.walk_packages(scidyn.__path__, "scidyn.") if not m.name.endswith("__main__"))
-ROOMS = ("data", "datasets", "metrics", "nn", "solvers", "sysid", "systems", "training", "transport", "viz")
+ROOMS = ("bridges", "data", "datasets", "metrics", "nn", "solvers", "sysid", "systems", "training", "transport", "viz")
 FRONT_DOOR = ("open", "save", "load", "show_versions", "cite")
 
 

@@ -8,9 +8,9 @@ import torch
 from scipy.integrate import solve_ivp
 
 from scidyn.errors import OptionError, ShapeError
-from scidyn.systems import Lorenz63, LotkaVolterra, VanDerPol
+from scidyn.systems import Lorenz63, LotkaVolterra, Repressilator, VanDerPol
 
-SYSTEMS = [LotkaVolterra, Lorenz63, VanDerPol]
+SYSTEMS = [LotkaVolterra, Lorenz63, Repressilator, VanDerPol]
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -54,6 +54,19 @@ def test_van_der_pol_matches_scipy_and_its_known_period():
     fine = VanDerPol(mu=5.0).simulate(np.linspace(0, 60, 24001), rtol=1e-8, atol=1e-10)["x"].values
     rising = np.flatnonzero((fine[:-1] < 0) & (fine[1:] >= 0)) * 60 / 24000
     assert np.diff(rising)[-1] == pytest.approx(11.612, abs=0.01)
+
+
+def test_repressilator_rests_at_its_fixed_point_and_oscillates_as_scipy_finds():
+    # β / (1 + x^n) = γ x has the root 2 for β = 18, n = 3, k = γ = 1
+    system = Repressilator(18.0, 3.0, 1.0, 1.0)
+    assert system(torch.tensor(0.0), torch.full((3,), 2.0, dtype=torch.float64)).abs().max() < 1e-12
+    times = np.linspace(0, 10, 21)
+    ours = Repressilator().simulate(times, (1.0, 1.0, 2.0), rtol=1e-9, atol=1e-11)
+    reference = solve_ivp(
+        lambda t, y: 10 / (1 + np.roll(y, 1) ** 3) - y,
+        (0, 10), [1.0, 1.0, 2.0], method="DOP853", t_eval=times, rtol=1e-12, atol=1e-12,
+    )  # fmt: skip
+    assert np.abs(ours["x2"].values - reference.y[1]).max() < 1e-6
 
 
 def test_parameter_units_follow_the_data():

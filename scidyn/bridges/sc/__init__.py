@@ -1,0 +1,14 @@
+"""Trajectories for single-cell data in AnnData form: ``pp`` prepares, ``tl`` computes, ``pl`` draws.
+
+Functions write into the object they are given, as scanpy's do. An ``anndata.AnnData`` works as it
+is; without anndata, :func:`read_h5ad` opens the same files.
+"""
+
+from scidyn.bridges.sc import pl as pl
+from scidyn.bridges.sc import pp as pp
+from scidyn.bridges.sc import tl as tl
+from scidyn.bridges.sc.h5ad import CellTable as CellTable
+from scidyn.bridges.sc.h5ad import read_h5ad as read_h5ad
+from scidyn.bridges.sc.h5ad import write_results as write_results
+
+__all__ = ["CellTable", "pl", "pp", "read_h5ad", "tl", "write_results"]
