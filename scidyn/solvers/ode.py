@@ -13,6 +13,7 @@ from scidyn.solvers.adjoint.direct import replay
 from scidyn.solvers.adjoint.discrete import attach
 from scidyn.solvers.adjoint.times import move_with_time
 from scidyn.solvers.arguments import Problem, check_choices, prepare
+from scidyn.solvers.compiling import stepper
 from scidyn.solvers.controller import Controller
 from scidyn.solvers.dense import Records, evaluate, locate
 from scidyn.solvers.failure import report
@@ -83,7 +84,14 @@ def solve_ode(
     if problem.stepping == "fixed":
         trace = integrate_fixed(problem, k1, keep_states=keep, keep_coef=dense, progress=progress)
     else:
-        trace = integrate(problem, k1, keep_states=keep, keep_coef=dense, progress=progress)
+        trace = integrate(
+            problem,
+            k1,
+            keep_states=keep,
+            keep_coef=dense,
+            try_step=stepper(problem, compile),
+            progress=progress,
+        )
     y = trace.y if inputs is None else _differentiable(problem, trace, inputs, adjoint)
     return report(make_solution(problem, trace, y), trace.last_size, on_failure)
 
