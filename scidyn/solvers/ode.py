@@ -14,6 +14,7 @@ from scidyn.solvers.adjoint.discrete import attach
 from scidyn.solvers.adjoint.times import move_with_time
 from scidyn.solvers.arguments import Problem, check_choices, prepare
 from scidyn.solvers.backends.scipy import gradient_method, integrate_scipy
+from scidyn.solvers.compiling import stepper
 from scidyn.solvers.controller import Controller
 from scidyn.solvers.dense import Records, evaluate, locate
 from scidyn.solvers.failure import report
@@ -90,7 +91,14 @@ def solve_ode(
     elif problem.stepping == "fixed":
         trace = integrate_fixed(problem, k1, keep_states=keep, keep_coef=dense, progress=progress)
     else:
-        trace = integrate(problem, k1, keep_states=keep, keep_coef=dense, progress=progress)
+        trace = integrate(
+            problem,
+            k1,
+            keep_states=keep,
+            keep_coef=dense,
+            try_step=stepper(problem, compile),
+            progress=progress,
+        )
     y = trace.y if inputs is None else _differentiable(problem, trace, inputs, adjoint)
     return report(make_solution(problem, trace, y), trace.last_size, on_failure)
 
