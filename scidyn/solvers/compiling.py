@@ -14,7 +14,7 @@ import torch
 
 from scidyn.errors import SolverWarning
 from scidyn.solvers.arguments import Problem
-from scidyn.solvers.attempt import Bounds, LoopState, Outcome, attempt
+from scidyn.solvers.attempt import Bounds, LoopState, Outcome, attempts
 from scidyn.solvers.field import Field
 
 __all__ = ["stepper"]
@@ -22,6 +22,8 @@ __all__ = ["stepper"]
 # seconds spent in plain steps after which compiling is expected to pay: about what it costs
 PAYS_AFTER = 10.0
 LARGEST_CACHE = 64
+# steps in one compiled function: calling it costs more than a small step
+STEPS = 2
 
 
 class _Entry:
@@ -47,7 +49,7 @@ def stepper(problem: Problem, compile: bool | str) -> Callable[[LoopState, Bound
     field, method, controller = problem.field, problem.method, problem.controller
 
     def plain(state: LoopState, bounds: Bounds) -> Outcome:
-        return attempt(field, method, controller, bounds, state)
+        return attempts(1, field, method, controller, bounds, state)
 
     if compile is False:
         return plain
@@ -85,7 +87,7 @@ def _entry(problem: Problem) -> _Entry:
         return entries.setdefault(key, _Entry())
 
 
-def _identity(f: Callable[..., Any]) -> tuple[Any, Hashable]:
+def _identity(f: Any) -> tuple[Any, type | None]:
     """Something that lives as long as the code of ``f``, and what else tells it apart.
 
     A function that is defined anew in every iteration of a training loop has the same code each time.
@@ -107,7 +109,7 @@ def _compiled(problem: Problem) -> Callable[..., Outcome]:
     sign, per_sample = problem.field.sign, problem.field.per_sample
 
     def one_step(f: Callable[..., Any], args: Any, bounds: Bounds, state: LoopState) -> Outcome:
-        return attempt(Field(f, args, shape, sign, per_sample), method, controller, bounds, state)
+        return attempts(STEPS, Field(f, args, shape, sign, per_sample), method, controller, bounds, state)
 
     # the compiler counts variants per code object: every entry gets its own
     code = one_step.__code__.replace(co_name=f"step_{next(_numbers)}")

@@ -1,1 +1,1 @@
-"""Solvers of other packages behind the same interface."""
+"""Solvers of other packages behind the same signature."""
