@@ -49,7 +49,7 @@ def test_torchdiffeq_failures_are_statuses():
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"method": "tsit5"}, "method with backend"),
+        ({"method": "tsit5"}, "tsit5"),
         ({"method": "dopri5", "stepping": "per_sample"}, "per_sample"),
         ({"method": "dopri5", "dt_max": 0.1}, "dt_max"),
         ({"method": "dopri5", "dense": True}, "dense"),
