@@ -22,6 +22,7 @@ from scidyn.solvers.ctmc import (
     simulate_ssa,
     simulate_tau_leaping,
 )
+from scidyn.solvers.brownian import BrownianIncrements, BrownianTree, Noise, join, levy_area
 from scidyn.solvers.ode import solve_ode
 from scidyn.solvers.sensitivity import solve_sensitivities
 from scidyn.solvers.solution import Solution, Stats
