@@ -8,6 +8,8 @@ from scidyn.solvers.cde import (
     LinearPath,
     NaturalCubicPath,
     RectilinearPath,
+    log_signature,
+    solve_cde,
     with_time,
 )
 from scidyn.solvers.ctmc import (
@@ -24,11 +26,22 @@ from scidyn.solvers.ctmc import (
 )
 from scidyn.solvers.brownian import BrownianIncrements, BrownianTree, Noise, join, levy_area
 from scidyn.solvers.ode import solve_ode
+from scidyn.solvers.sde import SDESolution, solve_langevin, solve_sde
 from scidyn.solvers.sensitivity import solve_sensitivities
 from scidyn.solvers.solution import Solution, Stats
 from scidyn.solvers.status import Status
 
 __all__ = [
+    "BrownianIncrements",
+    "BrownianTree",
+    "Noise",
+    "SDESolution",
+    "join",
+    "levy_area",
+    "log_signature",
+    "solve_cde",
+    "solve_langevin",
+    "solve_sde",
     "ControlPath",
     "HermiteCubicPath",
     "JumpSolution",
