@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ from scidyn.solvers.brownian.noise import LEVELS, Noise, join
 
 __all__ = ["BrownianIncrements", "correlation_factor"]
 
-CHUNK = 64
+LONGEST = 64
+CACHED = 1 << 17
 VARIANCE = (1.0, 1.0 / 12.0, 1.0 / 720.0)
 
 
@@ -36,7 +38,7 @@ def correlation_factor(correlation: Any, channels: int, dtype: torch.dtype, devi
 class BrownianIncrements:
     """Independent increments of a Brownian motion on a fixed grid of times.
 
-    Chunk c of 64 steps is drawn by a generator seeded from (seed, c), so any part of the path
+    Chunk c of some steps (64 for small batches) is drawn by a generator seeded from (seed, c), so any part of the path
     can be drawn again, in any order, and nothing needs to be stored. This is the cheapest source
     of noise; use :class:`BrownianTree` when the steps are not known beforehand, or when a sample
     must see the same path whatever batch it is in.
@@ -110,6 +112,9 @@ class BrownianIncrements:
             raise OptionError(f"antithetic pairs need an even batch; the shape is {self.shape}.")
         self.antithetic = antithetic
         self.correlation = correlation_factor(correlation, self.shape[-1], dtype, self.device)
+        # a chunk that stays in cache; part of the path's definition
+        lanes = max(1, math.prod(self.shape))
+        self.chunk = min(LONGEST, max(1, 1 << (max(1, CACHED // lanes).bit_length() - 1)))
         self._base = mix64(self.seed) & 0xFFFFFFFF
         known = self.device.type in {"cpu", "cuda", "mps", "xpu"}
         self._source = torch.device("cpu") if same_on_every_device or not known else self.device
@@ -130,9 +135,9 @@ class BrownianIncrements:
         """Noise of the steps ``start … stop - 1``, stacked along a new first axis."""
         parts: list[Noise] = []
         while start < stop:
-            c = start // CHUNK
-            end = min(stop, (c + 1) * CHUNK, len(self))
-            low, high = start - c * CHUNK, end - c * CHUNK
+            c = start // self.chunk
+            end = min(stop, (c + 1) * self.chunk, len(self))
+            low, high = start - c * self.chunk, end - c * self.chunk
             noise = self._chunk(c)
             whole = low == 0 and high == noise.W.shape[0]
             parts.append(noise if whole else Noise(*(None if x is None else x[low:high] for x in noise)))
@@ -151,8 +156,8 @@ class BrownianIncrements:
 
     def _draw(self, c: int, level: int) -> Tensor:
         """Normals of one level of chunk ``c``, scaled to their variances."""
-        first = c * CHUNK
-        sizes = self.sizes[first : first + CHUNK]
+        first = c * self.chunk
+        sizes = self.sizes[first : first + self.chunk]
         rows = self.shape[0] // 2 if self.antithetic else self.shape[0]
         # bijective in c: no two chunks of a path can share a seed
         self._generator.manual_seed(mix32(self._base + c * 4 + level) | (level << 32))

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from scidyn.solvers.brownian.noise import Noise
 from scidyn.solvers.sde.methods.method import Carry, Method, Outcome
 from scidyn.solvers.sde.terms import Terms
 
@@ -60,11 +59,6 @@ def _step(
     return y + (k1 + 2.0 * (k2 + k3) + k4) / 6.0, carry, None
 
 
-def _levels(noise: Noise, h: Tensor) -> tuple[Tensor, ...]:
-    """The log-signature's levels travel in the slots of the noise."""
-    return tuple(x for x in noise if x is not None)
-
-
 LOG_ODE = Method(
-    "log_ode", _step, ("stratonovich",), ("general",), "W", 1.0, 1.0, (0.0, 0.5, 1.0), 4, derive=_levels
+    "log_ode", _step, ("stratonovich",), ("general",), "W", 1.0, 1.0, (0.0, 0.5, 1.0), 4
 )

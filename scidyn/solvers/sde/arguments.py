@@ -18,6 +18,7 @@ __all__ = ["CALCULUS", "NOISE", "check_declaration", "check_state", "check_times
 
 NOISE = ("diagonal", "additive", "scalar", "general")
 CALCULUS = ("ito", "stratonovich")
+OWN_ENTRY = ("milstein", "milstein_free", "sriw1", "weak2")
 DEFAULT = {
     ("ito", "diagonal"): "sriw1",
     ("ito", "additive"): "sra1",
@@ -126,7 +127,7 @@ def make_terms(
 
 
 @torch.no_grad()
-def check_declaration(terms: Terms, noise: str, t0: float, y0: Tensor) -> None:
+def check_declaration(terms: Terms, noise: str, t0: float, y0: Tensor, method: Method) -> None:
     """Refuse a diffusion that depends on the state in a way that the declared noise rules out."""
     if noise not in ("additive", "diagonal"):
         return
@@ -141,13 +142,16 @@ def check_declaration(terms: Terms, noise: str, t0: float, y0: Tensor) -> None:
                 "'scalar' or 'general'."
             )
         return
+    if method.name not in OWN_ENTRY:
+        return
     even = torch.arange(y[0].numel(), device=y.device).reshape(y.shape[1:]) % 2 == 0
     if not bool(even.all()):
         moved = (terms.g(t, torch.where(even, y + shift, y)), terms.g(t, torch.where(even, y, y + shift)))
         if not (_alike(moved[0][:, ~even], g[:, ~even]) and _alike(moved[1][:, even], g[:, even])):
             raise OptionError(
-                "entry i of diffusion depends on other entries of the state, so the noise is not diagonal: "
-                "declare noise='general' and return (batch, D, D), torch.diag_embed(g)."
+                f"method {method.name!r} is for diagonal noise in the strict sense, entry i of diffusion a function of "
+                "entry i of the state, but it depends on other entries: use method='euler_maruyama' (Itô) or "
+                "'midpoint' (Stratonovich)."
             )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scidyn.solvers.brownian.noise import Noise
 from scidyn.solvers.brownian.tree import BrownianTree
-from scidyn.solvers.sde.methods.method import Carry, Method
+from scidyn.solvers.sde.methods.method import Carry, Method, given
 from scidyn.solvers.sde.plan import Plan
 from scidyn.solvers.sde.terms import Terms
 
@@ -44,10 +44,13 @@ class Run:
     def __init__(self, method: Method, terms: Terms, plan: Plan, source: Source) -> None:
         self.method, self.terms, self.plan, self.source = method, terms, plan, source
         self.step = method.step
+        self.block: int = getattr(source, "chunk", BLOCK)
 
     def noise(self, start: int, stop: int) -> list[tuple[Tensor, ...]]:
         """What the method needs of the noise, step by step."""
         noise = self.source.block(start, stop)
+        if self.method.derive is given:
+            return list(zip(*(x.unbind(0) for x in noise if x is not None), strict=True))
         derived = self.method.derive(noise, self.plan.sizes(start, stop, noise.W))
         return list(zip(*(x.unbind(0) for x in derived), strict=True))
 
@@ -58,10 +61,11 @@ def advance(
     """Step from node ``start`` to node ``stop``, yielding each node with its state."""
     step, terms, plan = run.step, run.terms, run.plan
     while start < stop:
-        end = min(stop, (start // BLOCK + 1) * BLOCK)
+        end = min(stop, (start // run.block + 1) * run.block)
         noises = run.noise(start, end)
         times = plan.stage_times(start, end, run.method.nodes, y)
-        for n in range(start, end):
-            y, carry, _ = step(terms, times[n - start], plan.size(n), y, noises[n - start], carry)
-            yield n + 1, y, carry
+        sizes = [plan.size(n) for n in range(start, end)]
+        for n, ts, h, noise in zip(range(start + 1, end + 1), times, sizes, noises, strict=True):
+            y, carry, _ = step(terms, ts, h, y, noise, carry)
+            yield n, y, carry
         start = end

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from scidyn.solvers.brownian.noise import Noise
-from scidyn.solvers.sde.engine import Source
+from scidyn.solvers.sde.engine import BLOCK, Source
 from scidyn.solvers.sde.terms import Terms
 
 __all__ = ["PaddedSource", "with_divergence"]
@@ -23,6 +23,7 @@ class PaddedSource:
 
     def __init__(self, source: Source) -> None:
         self.source = source
+        self.chunk: int = getattr(source, "chunk", BLOCK)
 
     def block(self, start: int, stop: int) -> Noise:
         """Noise of the steps ``start … stop - 1``, stacked."""

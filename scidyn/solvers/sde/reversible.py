@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from scidyn.solvers.sde.engine import BLOCK, Run, advance
+from scidyn.solvers.sde.engine import Run, advance
 from scidyn.solvers.sde.methods.method import Carry
 
 __all__ = ["invert", "reversible"]
@@ -18,7 +18,7 @@ def invert(run: Run, y: Tensor, carry: Carry, stop: int, start: int) -> tuple[Te
     """Go back from node ``stop`` to node ``start``: the exact inverse of the steps, up to rounding."""
     terms, plan = run.terms, run.plan
     while stop > start:
-        low = max(start, (stop - 1) // BLOCK * BLOCK)
+        low = max(start, (stop - 1) // run.block * run.block)
         noises = run.noise(low, stop)
         times = plan.stage_times(low, stop, (0.0,), y)
         for n in range(stop - 1, low - 1, -1):
@@ -70,8 +70,8 @@ class _Reversible(torch.autograd.Function):
         carry: Carry = (z, f, g)
         for n in range(steps - 1, -1, -1):
             y, carry = invert(run, y, carry, n + 1, n)
-            low = n // BLOCK * BLOCK
-            noise = run.noise(low, min(low + BLOCK, steps))[n - low]
+            low = n // run.block * run.block
+            noise = run.noise(low, min(low + run.block, steps))[n - low]
             time = plan.stage_times(n, n + 1, run.method.nodes, y)[0]
             with torch.enable_grad():
                 inputs = [x.detach().requires_grad_() for x in (y, *carry)]

@@ -178,7 +178,7 @@ def solve_sde(
     step = None if dt is None else number("dt", dt, above=0.0)
     terms, shape = make_terms(drift, diffusion, args, times[0], y0, noise)
     if check:
-        check_declaration(terms, noise, times[0], y0)
+        check_declaration(terms, noise, times[0], y0, chosen)
     if backend == "torchsde" or adjoint == "backsolve":
         from scidyn.solvers.sde.torchsde_backend import solve_by_torchsde
 
@@ -354,8 +354,11 @@ def _finish(
     stopped = Status.MAX_STEPS if found.exhausted else Status.STEP_UNDERFLOW
     late = (~early).any()
     code = torch.where(count == len(times), 1, torch.where(late, int(stopped), int(Status.NON_FINITE_STATE)))
-    codes = code.tolist()
-    if any(c != 1 for c in codes):
+    complete = bool((code == 1).all())
+    if complete:
+        status: tuple[Status, ...] = (Status.SUCCESS,) * rows
+    else:
+        status = tuple(Status(c) for c in code.tolist())
         mask = sound.bool().reshape(*sound.shape, *([1] * (y.ndim - 2)))
         y = torch.where(mask, y, torch.nan)
     taken = torch.full((rows,), steps, dtype=torch.int32, device=y.device)
@@ -369,11 +372,12 @@ def _finish(
     solution = SDESolution(
         t=t if isinstance(t, Tensor) else wanted,
         y=y,
-        status=tuple(Status(c) for c in codes),
+        status=status,
         stats=stats,
         log_ratio=ratio,
         grid=tuple(plan.nodes),
     )
-    size = torch.full((1,), plan.size(steps - 1), dtype=torch.float64, device=y.device)
-    report(solution, size, on_failure)
+    if not complete:
+        size = torch.full((1,), plan.size(steps - 1), dtype=torch.float64, device=y.device)
+        report(solution, size, on_failure)
     return solution

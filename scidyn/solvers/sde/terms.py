@@ -28,14 +28,8 @@ class Terms:
         self, drift: Callable[..., Tensor], diffusion: Callable[..., Tensor], args: Any, matrix: bool
     ) -> None:
         self.drift, self.diffusion, self.args, self.matrix = drift, diffusion, args, matrix
-
-    def f(self, t: Tensor, y: Tensor) -> Tensor:
-        """Drift."""
-        return self.drift(t, y) if self.args is None else self.drift(t, y, self.args)
-
-    def g(self, t: Tensor, y: Tensor) -> Tensor:
-        """Diffusion."""
-        return self.diffusion(t, y) if self.args is None else self.diffusion(t, y, self.args)
+        self.f: Callable[[Tensor, Tensor], Tensor] = drift if args is None else lambda t, y: drift(t, y, args)
+        self.g: Callable[[Tensor, Tensor], Tensor] = diffusion if args is None else lambda t, y: diffusion(t, y, args)
 
     def add(self, y: Tensor, g: Tensor, w: Tensor, factor: float = 1.0) -> Tensor:
         """``y + factor g w`` as a new tensor."""

@@ -10,14 +10,14 @@ from torch import Tensor
 from scidyn.solvers.brownian.noise import Noise
 from scidyn.solvers.sde.terms import Terms
 
-__all__ = ["Carry", "Method", "Outcome"]
+__all__ = ["Carry", "Method", "Outcome", "given"]
 
 Carry = tuple[Tensor, ...]
 Outcome = tuple[Tensor, Carry, Tensor | None]
 Step = Callable[[Terms, tuple[Tensor, ...], float, Tensor, tuple[Tensor, ...], Carry], Outcome]
 
 
-def _given(noise: Noise, h: Tensor) -> tuple[Tensor, ...]:
+def given(noise: Noise, h: Tensor) -> tuple[Tensor, ...]:
     """The noise itself: what most methods need."""
     return tuple(x for x in noise if x is not None)
 
@@ -67,7 +67,7 @@ class Method:
     nodes: tuple[float, ...] = (0.0,)
     evaluations: int = 1
     embedded: bool = False
-    derive: Callable[[Noise, Tensor], tuple[Tensor, ...]] = _given
+    derive: Callable[[Noise, Tensor], tuple[Tensor, ...]] = given
     begin: Callable[[Terms, Tensor, Tensor], Carry] = _no_carry
 
 
