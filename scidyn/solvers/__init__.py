@@ -24,7 +24,7 @@ from scidyn.solvers.ctmc import (
     simulate_ssa,
     simulate_tau_leaping,
 )
-from scidyn.solvers.brownian import BrownianIncrements, BrownianTree, Noise, join, levy_area
+from scidyn.solvers.brownian import BrownianIncrements, BrownianTree, MarkovFBM, Noise, join, levy_area
 from scidyn.solvers.ode import solve_ode
 from scidyn.solvers.sde import SDESolution, solve_langevin, solve_sde
 from scidyn.solvers.sensitivity import solve_sensitivities
@@ -34,6 +34,7 @@ from scidyn.solvers.status import Status
 __all__ = [
     "BrownianIncrements",
     "BrownianTree",
+    "MarkovFBM",
     "Noise",
     "SDESolution",
     "join",

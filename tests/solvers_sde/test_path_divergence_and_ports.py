@@ -87,10 +87,10 @@ def test_same_path_same_solution_as_torchsde(method):
     bm = torchsde.BrownianInterval(
         t0=0.0, t1=1.0, size=(4, 2), dtype=F64, entropy=1, levy_area_approximation="space-time"
     )
-    ours = sdeint(Diagonal(), y0, ts, bm=bm, method=method, dt=0.01)
-    theirs = torchsde.sdeint(Diagonal(), y0, ts, bm=bm, method=method, dt=0.01)
+    ours = sdeint(Diagonal(), y0, ts, bm=bm, method=method, dt=1 / 64)
+    theirs = torchsde.sdeint(Diagonal(), y0, ts, bm=bm, method=method, dt=1 / 64)
     # srk: another tableau of the same order, so equal up to the error of both
-    assert (ours - theirs).abs().max() < (1e-3 if method == "srk" else 1e-10)
+    assert (ours - theirs).abs().max() < (2e-3 if method == "srk" else 1e-10)
 
 
 def test_logqp_and_names():

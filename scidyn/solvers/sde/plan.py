@@ -68,7 +68,7 @@ class Plan:
         for c in relative:
             column = (edges[:-1] if c == 0.0 else edges[:-1] + c * edges.diff()).to(dtype)
             if c == 1.0:
-                column = edges[1:].to(dtype)
+                column = edges[1:].to(dtype, copy=True)
                 for n in self.jumps:
                     if start < n <= stop:  # the left limit: the step that ends at a jump must not see past it
                         below = torch.full_like(column[0], -math.inf)
