@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scidyn.solvers.brownian import BrownianIncrements, BrownianTree, MarkovFBM, Noise, join, levy_area
 from scidyn.solvers.cde import (
     ControlPath,
     HermiteCubicPath,
@@ -24,7 +25,6 @@ from scidyn.solvers.ctmc import (
     simulate_ssa,
     simulate_tau_leaping,
 )
-from scidyn.solvers.brownian import BrownianIncrements, BrownianTree, MarkovFBM, Noise, join, levy_area
 from scidyn.solvers.ode import solve_ode
 from scidyn.solvers.sde import SDESolution, solve_langevin, solve_sde
 from scidyn.solvers.sensitivity import solve_sensitivities
@@ -34,34 +34,34 @@ from scidyn.solvers.status import Status
 __all__ = [
     "BrownianIncrements",
     "BrownianTree",
-    "MarkovFBM",
-    "Noise",
-    "SDESolution",
-    "join",
-    "levy_area",
-    "log_signature",
-    "solve_cde",
-    "solve_langevin",
-    "solve_sde",
     "ControlPath",
     "HermiteCubicPath",
     "JumpSolution",
     "JumpStatus",
     "LinearPath",
+    "MarkovFBM",
     "NaturalCubicPath",
+    "Noise",
     "RateMatrix",
     "ReactionNetwork",
     "RectilinearPath",
+    "SDESolution",
     "Solution",
     "Stats",
     "Status",
+    "join",
+    "levy_area",
+    "log_signature",
     "path_kl",
     "path_kl_estimate",
     "path_log_ratio",
     "rate_kl",
     "simulate_ssa",
     "simulate_tau_leaping",
+    "solve_cde",
+    "solve_langevin",
     "solve_ode",
+    "solve_sde",
     "solve_sensitivities",
     "with_time",
 ]

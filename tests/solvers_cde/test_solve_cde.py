@@ -109,7 +109,7 @@ def test_ragged_rows_stand_still_after_their_end():
 
 
 def test_rectilinear_path_is_causal():
-    x, t = curve(9)
+    x, _ = curve(9)
     _, f = field()
     changed = x.clone()
     changed[:, 6:, 1:] += 1.0

@@ -92,7 +92,9 @@ def test_backsolve_by_torchsde_is_close():
     net, y0 = p.net, p.y0
 
     def gradient(adjoint):
-        y = solve_sde(net, lambda t, y: 0.1 * torch.ones_like(y), y0, [0.0, 1.0], seed=0, adjoint=adjoint, **fine, **leaf)
+        y = solve_sde(
+            net, lambda t, y: 0.1 * torch.ones_like(y), y0, [0.0, 1.0], seed=0, adjoint=adjoint, **fine, **leaf
+        )
         return torch.autograd.grad(y.y[:, -1].mean(), y0)[0]
 
     class Field(nn.Module):
@@ -113,13 +115,15 @@ def test_reversible_heun_reconstructs_its_start():
     torch.manual_seed(0)
     y0 = torch.randn(4, 3, dtype=F64)
     nodes = nodes_between([0.0, 4.0], 0.002)
-    terms, shape = make_terms(lambda t, y: torch.sin(3 * y) + t, lambda t, y: 0.5 + 0.2 * torch.cos(y), None, 0.0, y0, "diagonal")
+    terms, shape = make_terms(
+        lambda t, y: torch.sin(3 * y) + t, lambda t, y: 0.5 + 0.2 * torch.cos(y), None, 0.0, y0, "diagonal"
+    )
     method = METHODS["stratonovich"]["reversible_heun"]
     run = Run(method, terms, Plan.on(nodes, [0.0, 4.0]), BrownianIncrements(nodes, shape, seed=0, dtype=F64))
     assert len(run.plan) == 2000
-    carry = method.begin(terms, torch.zeros((), dtype=F64), y0)
+    begun = carry = method.begin(terms, torch.zeros((), dtype=F64), y0)
     y = y0
-    for _, y, carry in advance(run, y0, carry, 0, 2000):  # noqa: B007
+    for _, y, carry in advance(run, y0, begun, 0, 2000):  # noqa: B007
         pass
     back, _ = invert(run, y, carry, 2000, 0)
     assert (y - y0).abs().max() > 0.1

@@ -77,8 +77,10 @@ class _Weights(torch.autograd.Function):
     def forward(ctx: Any, hurst: Tensor, kind: str, horizon: float, rates: Tensor) -> Tensor:
         h = hurst.item()
         step = min(1e-3, 0.2 * h, 0.2 * (1 - h))
-        near, far = ((_weights(kind, h + k * step, horizon, rates) - _weights(kind, h - k * step, horizon, rates))
-                     for k in (1, 2))
+        near, far = (
+            (_weights(kind, h + k * step, horizon, rates) - _weights(kind, h - k * step, horizon, rates))
+            for k in (1, 2)
+        )
         ctx.save_for_backward((8 * near - far) / (12 * step))
         return _weights(kind, h, horizon, rates)
 
@@ -156,7 +158,7 @@ class MarkovFBM:
         self.gamma = torch.logspace(math.log10(low), math.log10(high), K, dtype=torch.float64, device=device)
         self.hurst = value
         if isinstance(hurst, Tensor):
-            omega: Tensor = _Weights.apply(hurst, kind, self.horizon, self.gamma)  # type: ignore[no-untyped-call]
+            omega: Tensor = _Weights.apply(hurst, kind, self.horizon, self.gamma)
         else:
             omega = _weights(kind, value, self.horizon, self.gamma)
         A, b, c = _system(kind, value, self.horizon, self.gamma)

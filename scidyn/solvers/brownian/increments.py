@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch import Tensor
 from scidyn._check.values import choice, integer
 from scidyn.errors import OptionError, ShapeError, TimeGridError
 from scidyn.solvers.brownian.hashing import mix32, mix64
-from scidyn.solvers.brownian.noise import LEVELS, Noise, join
+from scidyn.solvers.brownian.noise import LEVELS, Noise, gather, join
 
 __all__ = ["BrownianIncrements", "correlation_factor"]
 
@@ -98,7 +100,7 @@ class BrownianIncrements:
         same_on_every_device: bool = False,
     ) -> None:
         nodes = grid.tolist() if isinstance(grid, Tensor) else [float(t) for t in grid]
-        sizes = [b - a for a, b in zip(nodes[:-1], nodes[1:], strict=True)]
+        sizes = [b - a for a, b in itertools.pairwise(nodes)]
         if not sizes or not all(h > 0 for h in sizes):
             raise TimeGridError("grid must hold at least two times that increase strictly.")
         self.grid: list[float] = nodes
@@ -140,11 +142,11 @@ class BrownianIncrements:
             low, high = start - c * self.chunk, end - c * self.chunk
             noise = self._chunk(c)
             whole = low == 0 and high == noise.W.shape[0]
-            parts.append(noise if whole else Noise(*(None if x is None else x[low:high] for x in noise)))
+            parts.append(noise if whole else noise.map(operator.itemgetter(slice(low, high))))
             start = end
         if len(parts) == 1:
             return parts[0]
-        return Noise(*(None if p[0] is None else torch.cat(p) for p in zip(*parts, strict=True)))
+        return gather(parts, torch.cat)
 
     def _chunk(self, c: int) -> Noise:
         """Draw chunk ``c``, or take it from the one that was drawn last."""
@@ -190,7 +192,7 @@ class CoarseIncrements:
             raise OptionError(f"factor must divide the {len(fine)} steps of the grid; got {factor}.")
         self.fine, self.factor = fine, factor
         self.grid = fine.grid[::factor]
-        self.sizes = [b - a for a, b in zip(self.grid[:-1], self.grid[1:], strict=True)]
+        self.sizes = [b - a for a, b in itertools.pairwise(self.grid)]
         self.shape, self.dtype, self.device = fine.shape, fine.dtype, fine.device
         self.levels = fine.levels
 
@@ -207,11 +209,11 @@ class CoarseIncrements:
         fine = self.fine.block(start * k, stop * k)
         sizes = torch.tensor(self.fine.sizes[start * k : stop * k], dtype=self.dtype, device=self.device)
         sizes = sizes.view(-1, k, *([1] * len(self.shape)))
-        steps = Noise(*(None if x is None else x.unflatten(0, (stop - start, k)) for x in fine))
-        joined = Noise(*(None if x is None else x[:, 0] for x in steps))
+        steps = fine.map(lambda x: x.unflatten(0, (stop - start, k)))
+        joined = steps.map(lambda x: x[:, 0])
         length = sizes[:, 0]
         for i in range(1, k):
-            part = Noise(*(None if x is None else x[:, i] for x in steps))
+            part = steps.map(operator.itemgetter((slice(None), i)))
             joined = join(joined, part, length, sizes[:, i])
             length = length + sizes[:, i]
         return joined

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ["LEVELS", "Noise", "join"]
+__all__ = ["LEVELS", "Noise", "gather", "join"]
 
 LEVELS = ("W", "WH", "WHK")
 
@@ -33,6 +34,17 @@ class Noise(NamedTuple):
     W: Tensor
     H: Tensor | None = None
     K: Tensor | None = None
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Noise:
+        """Apply ``f`` to what is known."""
+        return Noise(f(self.W), None if self.H is None else f(self.H), None if self.K is None else f(self.K))
+
+
+def gather(parts: Sequence[Noise], f: Callable[[list[Tensor]], Tensor]) -> Noise:
+    """Combine several noises entry by entry, with ``torch.cat`` or ``torch.stack``."""
+    H = [p.H for p in parts if p.H is not None]
+    K = [p.K for p in parts if p.K is not None]
+    return Noise(f([p.W for p in parts]), f(H) if H else None, f(K) if K else None)
 
 
 def join(first: Noise, second: Noise, a: float | Tensor, b: float | Tensor) -> Noise:

@@ -59,6 +59,4 @@ def _step(
     return y + (k1 + 2.0 * (k2 + k3) + k4) / 6.0, carry, None
 
 
-LOG_ODE = Method(
-    "log_ode", _step, ("stratonovich",), ("general",), "W", 1.0, 1.0, (0.0, 0.5, 1.0), 4
-)
+LOG_ODE = Method("log_ode", _step, ("stratonovich",), ("general",), "W", 1.0, 1.0, (0.0, 0.5, 1.0), 4)

@@ -60,7 +60,9 @@ def log_signature(x: Tensor, depth: int = 2) -> tuple[Tensor, ...]:
         return one, area
     second = steps.cumsum(1) - steps
     third = torch.einsum("bkij,bkl->bijl", second, d)
-    third = third + 0.5 * torch.einsum("bki,bkj,bkl->bijl", before, d, d) + torch.einsum("bki,bkj,bkl->bijl", d, d, d) / 6
+    third = (
+        third + 0.5 * torch.einsum("bki,bkj,bkl->bijl", before, d, d) + torch.einsum("bki,bkj,bkl->bijl", d, d, d) / 6
+    )
     mixed = torch.einsum("bi,bjl->bijl", one, two) + torch.einsum("bij,bl->bijl", two, one)
     cube = torch.einsum("bi,bj,bl->bijl", one, one, one)
     return one, area, third - 0.5 * mixed + cube / 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -133,7 +134,7 @@ def solve_cde(
         def rate(s: Tensor, z: Tensor) -> Tensor:
             return torch.matmul(field(s, z), path.derivative(s).unsqueeze(-1)).squeeze(-1)
 
-        extra = {} if params is None else {"params": params}
+        extra: dict[str, Any] = {} if params is None else {"params": params}
         return solve_ode(
             rate, z0, times, method=method or "tsit5", adjoint=adjoint, on_failure=on_failure, **extra, **options
         )
@@ -153,9 +154,7 @@ def solve_cde(
     terms = Terms(lambda s, z: torch.zeros_like(z), field, None, True)
     run = Run(scheme, terms, plan, _Increments(*levels))
     y = _run(run, z0, levels, field, adjoint, params)
-    return _finish(
-        y.transpose(0, 1), t, times, plan, scheme, Found([], 0, 0, False, False), None, on_failure
-    )
+    return _finish(y.transpose(0, 1), t, times, plan, scheme, Found([], 0, 0, False, False), None, on_failure)
 
 
 def _run(
@@ -203,7 +202,7 @@ def _times(path: ControlPath, t: Any) -> list[float]:
     if t is None:
         return [first, last]
     values: list[float] = torch.as_tensor(t, dtype=torch.float64).detach().cpu().tolist()
-    if len(values) < 2 or any(b <= a for a, b in zip(values[:-1], values[1:], strict=True)):
+    if len(values) < 2 or any(b <= a for a, b in itertools.pairwise(values)):
         raise TimeGridError(f"t must hold two or more increasing times; got {values[:6]}.")
     slack = 1e-6 * (last - first)
     if values[0] < first - slack or values[-1] > last + slack:
@@ -235,6 +234,6 @@ def _windows(
             raise TimeGridError(f"a log-ODE reports at knots of the path; {s:g} is not one of them.")
         edges = sorted({*edges, near[0]})
     edges = [i for i in edges if knots[i] <= times[-1] + 1e-9 * scale and knots[i] >= times[0] - 1e-9 * scale]
-    parts = [log_signature(path.values[:, a : b + 1], depth) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    parts = [log_signature(path.values[:, a : b + 1], depth) for a, b in itertools.pairwise(edges)]
     levels = tuple(torch.stack(level) for level in zip(*parts, strict=True))
     return Plan.on([knots[i] for i in edges], times), levels

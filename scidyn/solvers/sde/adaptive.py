@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from scidyn.solvers.brownian.noise import Noise
 from scidyn.solvers.brownian.tree import BrownianTree
 from scidyn.solvers.sde.methods.method import Carry, Method
 from scidyn.solvers.sde.plan import Plan
@@ -60,7 +59,7 @@ def _one(
     """One step of the method from ``s`` to ``t``."""
     plan = Plan([s, t], [1], frozenset({1}) if t in jumps else frozenset())
     noise = tree.increment(s, t)
-    block = Noise(*(None if x is None else x.unsqueeze(0) for x in noise))
+    block = noise.map(lambda x: x.unsqueeze(0))
     derived = tuple(x[0] for x in method.derive(block, plan.sizes(0, 1, block.W)))
     times = plan.stage_times(0, 1, method.nodes, y)[0]
     carry: Carry = method.begin(terms, torch.full((), s, dtype=y.real.dtype, device=y.device), y)
@@ -107,10 +106,7 @@ def choose_steps(
             nodes.append(t)
             y, previous = y1, max(ratio, 1e-4)
             target += last
-            if not last or factor < 1.0:
-                h = size * factor
-            else:
-                h = max(h, size * factor)
+            h = size * factor if not last or factor < 1.0 else max(h, size * factor)
         else:
             rejected += 1
             if size <= control.dt_min:

@@ -42,7 +42,7 @@ def segment_length(steps: int) -> int:
 
 def discrete(run: Run, y0: Tensor, params: list[Tensor]) -> Tensor:
     """Solve; the backward pass repeats a few steps at a time from stored states. (T, batch, *state)."""
-    result: Tensor = _Discrete.apply(run, len(params), y0, *params)  # type: ignore[no-untyped-call]
+    result: Tensor = _Discrete.apply(run, len(params), y0, *params)
     return result
 
 
@@ -53,9 +53,9 @@ class _Discrete(torch.autograd.Function):
     def forward(ctx: Any, run: Run, count: int, y0: Tensor, *params: Tensor) -> Tensor:
         length = segment_length(len(run.plan))
         wanted = set(run.plan.wanted)
-        carry = _begin(run, y0)
-        states, kept, carries = {0: y0}, [y0], [carry]
-        for n, y, carry in advance(run, y0, carry, 0, len(run.plan)):
+        begun = carry = _begin(run, y0)
+        states, kept, carries = {0: y0}, [y0], [begun]
+        for n, y, carry in advance(run, y0, begun, 0, len(run.plan)):
             if n in wanted:
                 states[n] = y
             if n % length == 0:
@@ -112,14 +112,14 @@ def _segment(
     with torch.enable_grad():
         y = y.detach().requires_grad_()
         if start == 0:
-            inputs, held = [y], _begin(run, y)
+            inputs, begun = [y], _begin(run, y)
         else:
-            held = tuple(x.detach().requires_grad_() for x in carry)
-            inputs = [y, *held]
+            begun = tuple(x.detach().requires_grad_() for x in carry)
+            inputs = [y, *begun]
         outputs: list[Tensor] = []
         weights: list[Tensor] = []
-        state = y
-        for n, state, held in advance(run, y, held, start, stop):
+        state, held = y, begun
+        for n, state, held in advance(run, y, begun, start, stop):
             if n < stop and n in arriving:
                 outputs.append(state)
                 weights.append(arriving[n])

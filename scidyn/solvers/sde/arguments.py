@@ -86,9 +86,9 @@ def make_terms(
     drift: Callable[..., Tensor], diffusion: Callable[..., Tensor], args: Any, t0: float, y0: Tensor, noise: str
 ) -> tuple[Terms, tuple[int, ...]]:
     """Call both functions once, check what they return, and give the terms and the shape of dW."""
-    for name, f in (("drift", drift), ("diffusion", diffusion)):
-        if not callable(f):
-            raise OptionError(f"{name} must be a callable {name}(t, y); got {type(f).__name__}.")
+    for name, given in (("drift", drift), ("diffusion", diffusion)):
+        if not callable(given):
+            raise OptionError(f"{name} must be a callable {name}(t, y); got {type(given).__name__}.")
     terms = Terms(drift, diffusion, args, False)
     t = torch.full((), t0, dtype=y0.real.dtype, device=y0.device)
     with torch.no_grad():

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from scidyn.solvers.brownian.noise import Noise
+from scidyn.solvers.brownian.noise import Noise, gather
 from scidyn.solvers.brownian.tree import BrownianTree
 from scidyn.solvers.sde.methods.method import Carry, Method, given
 from scidyn.solvers.sde.plan import Plan
@@ -35,7 +35,7 @@ class TreeSteps:
     def block(self, start: int, stop: int) -> Noise:
         """Noise of the steps ``start … stop - 1``, stacked."""
         steps = [self.tree.increment(self.nodes[n], self.nodes[n + 1]) for n in range(start, stop)]
-        return Noise(*(None if p[0] is None else torch.stack(p) for p in zip(*steps, strict=True)))
+        return gather(steps, torch.stack)
 
 
 class Run:
@@ -55,9 +55,7 @@ class Run:
         return list(zip(*(x.unbind(0) for x in derived), strict=True))
 
 
-def advance(
-    run: Run, y: Tensor, carry: Carry, start: int, stop: int
-) -> Iterator[tuple[int, Tensor, Carry]]:
+def advance(run: Run, y: Tensor, carry: Carry, start: int, stop: int) -> Iterator[tuple[int, Tensor, Carry]]:
     """Step from node ``start`` to node ``stop``, yielding each node with its state."""
     step, terms, plan = run.step, run.terms, run.plan
     while start < stop:

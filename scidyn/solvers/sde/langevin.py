@@ -16,7 +16,7 @@ from scidyn.solvers.sde.adjoint import direct, discrete
 from scidyn.solvers.sde.arguments import check_state, check_times
 from scidyn.solvers.sde.capture import dependencies
 from scidyn.solvers.sde.engine import Run
-from scidyn.solvers.sde.methods.method import Carry, Method, Outcome
+from scidyn.solvers.sde.methods.method import Carry, Method, Outcome, no_carry
 from scidyn.solvers.sde.terms import Terms
 
 __all__ = ["solve_langevin"]
@@ -219,7 +219,7 @@ def solve_langevin(
         2.0,
         nodes=(1.0,) if keeps else (LEFT, RIGHT),
         evaluations=1 if keeps else 2,
-        **({"begin": _start} if keeps else {}),
+        begin=_start if keeps else no_carry,
     )
     terms = Terms(lambda _t, x: gradient(x), lambda _t, x: x, None, False)
     plan, source = _fixed(bm, times, tuple(x0.shape), seed, None if dt is None else float(dt), (), scheme, x0)

@@ -27,7 +27,7 @@ class PaddedSource:
 
     def block(self, start: int, stop: int) -> Noise:
         """Noise of the steps ``start … stop - 1``, stacked."""
-        return Noise(*(None if x is None else pad(x, (0, 1)) for x in self.source.block(start, stop)))
+        return self.source.block(start, stop).map(lambda x: pad(x, (0, 1)))
 
 
 def with_divergence(terms: Terms, prior: Callable[..., Tensor]) -> Terms:

@@ -34,7 +34,7 @@ def invert(run: Run, y: Tensor, carry: Carry, stop: int, start: int) -> tuple[Te
 
 def reversible(run: Run, y0: Tensor, params: list[Tensor]) -> Tensor:
     """Solve by reversible Heun; shape (T, batch, *state)."""
-    result: Tensor = _Reversible.apply(run, len(params), y0, *params)  # type: ignore[no-untyped-call]
+    result: Tensor = _Reversible.apply(run, len(params), y0, *params)
     return result
 
 
@@ -44,9 +44,9 @@ class _Reversible(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, run: Run, count: int, y0: Tensor, *params: Tensor) -> Tensor:
         start = torch.full((), run.plan.nodes[0], dtype=y0.real.dtype, device=y0.device)
-        carry = run.method.begin(run.terms, start, y0)
+        carry = begun = run.method.begin(run.terms, start, y0)
         wanted, states, y = set(run.plan.wanted), {0: y0}, y0
-        for n, y, carry in advance(run, y0, carry, 0, len(run.plan)):
+        for n, y, carry in advance(run, y0, begun, 0, len(run.plan)):
             if n in wanted:
                 states[n] = y
         ctx.run, ctx.count = run, count
@@ -79,9 +79,7 @@ class _Reversible(torch.autograd.Function):
                 pairs = [(o, c) for o, c in zip((y1, *carry1), cotangents, strict=True) if o.requires_grad]
             outputs, weights = zip(*pairs, strict=True)
             got = torch.autograd.grad(outputs, [*inputs, *params], weights, allow_unused=True)
-            cotangents = [
-                torch.zeros_like(x) if c is None else c for c, x in zip(got[:4], inputs, strict=True)
-            ]
+            cotangents = [torch.zeros_like(x) if c is None else c for c, x in zip(got[:4], inputs, strict=True)]
             for total, part in zip(totals, got[4:], strict=True):
                 if part is not None:
                     total.add_(part)

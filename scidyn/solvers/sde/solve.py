@@ -205,9 +205,7 @@ def solve_sde(
         source: Source = TreeSteps(tree, plan)
     else:
         plan, source = _fixed(bm, times, shape, seed, step, jump_times, chosen, y0)
-    return _solve(
-        terms, chosen, plan, source, y0, prior_drift, adjoint, params, functions, found, t, times, on_failure
-    )
+    return _solve(terms, chosen, plan, source, y0, prior_drift, adjoint, params, functions, found, t, times, on_failure)
 
 
 def _unpack(sde: Any) -> tuple[Callable[..., Tensor], Callable[..., Tensor], str, str]:
@@ -262,7 +260,7 @@ def _tree(
         raise OptionError("adaptive steps need a path that can be asked for at any time: pass a BrownianTree as bm.")
     if bm is not None:
         _levels(bm, method)
-        return bm  # type: ignore[no-any-return]
+        return bm
     if seed is None:
         raise OptionError("pass seed=<int> or a Brownian path bm, so that the run can be repeated.")
     tol = (times[-1] - times[0]) * 1e-5 if least is None else least

@@ -24,9 +24,7 @@ class Terms:
         True if g returns (B, D, m), to be multiplied with (B, m); False for an entry-wise product.
     """
 
-    def __init__(
-        self, drift: Callable[..., Tensor], diffusion: Callable[..., Tensor], args: Any, matrix: bool
-    ) -> None:
+    def __init__(self, drift: Callable[..., Tensor], diffusion: Callable[..., Tensor], args: Any, matrix: bool) -> None:
         self.drift, self.diffusion, self.args, self.matrix = drift, diffusion, args, matrix
         self.f: Callable[[Tensor, Tensor], Tensor] = drift if args is None else lambda t, y: drift(t, y, args)
         self.g: Callable[[Tensor, Tensor], Tensor] = diffusion if args is None else lambda t, y: diffusion(t, y, args)
@@ -39,4 +37,5 @@ class Terms:
 
     def derivative(self, t: Tensor, y: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
         """``g`` and its directional derivative ``(∂g/∂y) · along``."""
-        return torch.func.jvp(lambda state: self.g(t, state), (y,), (along,))
+        value, slope = torch.func.jvp(lambda state: self.g(t, state), (y,), (along,))
+        return value, slope

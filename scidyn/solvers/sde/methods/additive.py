@@ -17,9 +17,7 @@ def _finish(terms: Terms, y: Tensor, g: Tensor, g_end: Tensor, W: Tensor, H: Ten
     return terms.add(terms.add(y, g, W), g_end - g, 0.5 * W - H)
 
 
-def _sea(
-    terms: Terms, ts: tuple[Tensor, ...], h: float, y: Tensor, noise: tuple[Tensor, ...], carry: Carry
-) -> Outcome:
+def _sea(terms: Terms, ts: tuple[Tensor, ...], h: float, y: Tensor, noise: tuple[Tensor, ...], carry: Carry) -> Outcome:
     """Shifted Euler: the drift at the mean of the noise over the step."""
     W, H = noise[0], noise[1]
     g = terms.g(ts[0], y)
@@ -41,9 +39,7 @@ def _sra1(
     return y1.add_(f1, alpha=h / 3.0).add_(f2, alpha=2.0 * h / 3.0), carry, (f2 - f1).mul_(2.0 * h / 3.0)
 
 
-SRA1 = Method(
-    "sra1", _sra1, BOTH, ("additive",), "WH", 1.5, 2.0, nodes=(0.0, 0.75, 1.0), evaluations=2, embedded=True
-)
+SRA1 = Method("sra1", _sra1, BOTH, ("additive",), "WH", 1.5, 2.0, nodes=(0.0, 0.75, 1.0), evaluations=2, embedded=True)
 
 
 def _shark(

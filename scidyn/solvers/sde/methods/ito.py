@@ -136,6 +136,4 @@ def _weak2(
     return terms.add(y1, up - down, iterated, 0.25 / root), carry, None
 
 
-WEAK2 = Method(
-    "weak2", _weak2, ("ito",), SINGLE, "W", 1.0, 2.0, nodes=(0.0, 1.0), evaluations=2, derive=_iterated
-)
+WEAK2 = Method("weak2", _weak2, ("ito",), SINGLE, "W", 1.0, 2.0, nodes=(0.0, 1.0), evaluations=2, derive=_iterated)

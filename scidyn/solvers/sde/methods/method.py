@@ -10,7 +10,7 @@ from torch import Tensor
 from scidyn.solvers.brownian.noise import Noise
 from scidyn.solvers.sde.terms import Terms
 
-__all__ = ["Carry", "Method", "Outcome", "given"]
+__all__ = ["Carry", "Method", "Outcome", "given", "no_carry"]
 
 Carry = tuple[Tensor, ...]
 Outcome = tuple[Tensor, Carry, Tensor | None]
@@ -22,7 +22,7 @@ def given(noise: Noise, h: Tensor) -> tuple[Tensor, ...]:
     return tuple(x for x in noise if x is not None)
 
 
-def _no_carry(terms: Terms, t: Tensor, y: Tensor) -> Carry:
+def no_carry(terms: Terms, t: Tensor, y: Tensor) -> Carry:
     """Nothing: one-step methods start from the state alone."""
     return ()
 
@@ -68,6 +68,4 @@ class Method:
     evaluations: int = 1
     embedded: bool = False
     derive: Callable[[Noise, Tensor], tuple[Tensor, ...]] = given
-    begin: Callable[[Terms, Tensor, Tensor], Carry] = _no_carry
-
-
+    begin: Callable[[Terms, Tensor, Tensor], Carry] = no_carry

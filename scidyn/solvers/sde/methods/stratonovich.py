@@ -66,9 +66,7 @@ def _midpoint(
 MIDPOINT = Method("midpoint", _midpoint, STRATONOVICH, ALL, "W", 0.5, 1.0, nodes=(0.0, 0.5), evaluations=2)
 
 
-def _rk4(
-    terms: Terms, ts: tuple[Tensor, ...], h: float, y: Tensor, noise: tuple[Tensor, ...], carry: Carry
-) -> Outcome:
+def _rk4(terms: Terms, ts: tuple[Tensor, ...], h: float, y: Tensor, noise: tuple[Tensor, ...], carry: Carry) -> Outcome:
     """The classical method along the straight path with the step's increment."""
     (W, *_) = noise
 
