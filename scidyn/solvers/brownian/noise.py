@@ -55,6 +55,25 @@ def join(first: Noise, second: Noise, a: float | Tensor, b: float | Tensor) -> N
         W = W1 + W2
         H = p H1 + q H2 + (q W1 - p W2) / 2
         K = p² K1 + q² K2 + (p q / 2) (H1 - H2) + (q - p) / 12 · (q W1 - p W2)
+
+    Parameters
+    ----------
+    first, second : Noise
+        Noise over ``[s, s + a]`` and ``[s + a, s + a + b]``.
+    a, b : float or Tensor
+        Lengths of the two parts.
+
+    Returns
+    -------
+    Noise
+        With the levels that both parts have.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scidyn.solvers import Noise, join
+    >>> join(Noise(torch.tensor([1.0])), Noise(torch.tensor([0.5])), 0.1, 0.2).W
+    tensor([1.5000])
     """
     h = a + b
     p, q = a / h, b / h

@@ -119,7 +119,7 @@ def _segment(
         outputs: list[Tensor] = []
         weights: list[Tensor] = []
         state, held = y, begun
-        for n, state, held in advance(run, y, begun, start, stop):
+        for n, state, held in advance(run, y, begun, start, stop):  # noqa: B007
             if n < stop and n in arriving:
                 outputs.append(state)
                 weights.append(arriving[n])

@@ -46,7 +46,7 @@ class _Reversible(torch.autograd.Function):
         start = torch.full((), run.plan.nodes[0], dtype=y0.real.dtype, device=y0.device)
         carry = begun = run.method.begin(run.terms, start, y0)
         wanted, states, y = set(run.plan.wanted), {0: y0}, y0
-        for n, y, carry in advance(run, y0, begun, 0, len(run.plan)):
+        for n, y, carry in advance(run, y0, begun, 0, len(run.plan)):  # noqa: B007
             if n in wanted:
                 states[n] = y
         ctx.run, ctx.count = run, count

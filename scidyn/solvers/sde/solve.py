@@ -155,8 +155,8 @@ def solve_sde(
     >>> y0 = torch.ones(1000, 1, dtype=torch.float64)
     >>> sol = solve_sde(lambda t, y: -y, lambda t, y: 0.5 * torch.ones_like(y), y0, [0.0, 1.0, 4.0],
     ...                 noise="additive", dt=0.05, seed=0)
-    >>> sol.y.shape, round(sol.y[:, -1].std().item(), 1)      # stationary: 0.5 / √2
-    (torch.Size([1000, 3, 1]), 0.4)
+    >>> sol.y.shape, abs(sol.y[:, -1].std().item() - 0.354) < 0.03      # stationary: 0.5 / √2
+    (torch.Size([1000, 3, 1]), True)
 
     References
     ----------

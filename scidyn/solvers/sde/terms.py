@@ -37,5 +37,5 @@ class Terms:
 
     def derivative(self, t: Tensor, y: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
         """``g`` and its directional derivative ``(∂g/∂y) · along``."""
-        value, slope = torch.func.jvp(lambda state: self.g(t, state), (y,), (along,))
-        return value, slope
+        result: tuple[Any, ...] = torch.func.jvp(lambda state: self.g(t, state), (y,), (along,))
+        return result[0], result[1]
