@@ -100,8 +100,10 @@ def integrate(
 
 def _begin(problem: Problem, k1: Tensor) -> tuple[LoopState, Bounds]:
     """Set up the loop: first step, statuses of rows that need no step or cannot take one."""
-    y = problem.y0.detach()
-    t, end = problem.start.detach().clone(), problem.end.detach()
+    # plain strides: a compiled step is specialised to them
+    y, k1, t, end = (
+        x.detach().clone(memory_format=torch.contiguous_format) for x in (problem.y0, k1, problem.start, problem.end)
+    )
     span = end - t
     dt_max = torch.full_like(t, torch.inf if problem.dt_max is None else problem.dt_max)
     if problem.dt0 is None:
