@@ -100,8 +100,10 @@ def integrate(
 
 def _begin(problem: Problem, k1: Tensor) -> tuple[LoopState, Bounds]:
     """Set up the loop: first step, statuses of rows that need no step or cannot take one."""
-    y = problem.y0.detach()
-    t, end = problem.start.detach().clone(), problem.end.detach()
+    # a compiled step is specialised to strides and to which tensors are one: plain and all different
+    y, k1, t, end = (
+        x.detach().clone(memory_format=torch.contiguous_format) for x in (problem.y0, k1, problem.start, problem.end)
+    )
     span = end - t
     dt_max = torch.full_like(t, torch.inf if problem.dt_max is None else problem.dt_max)
     if problem.dt0 is None:
@@ -117,7 +119,7 @@ def _begin(problem: Problem, k1: Tensor) -> tuple[LoopState, Bounds]:
     count = torch.zeros(t.shape, dtype=torch.int32, device=t.device)
     previous = torch.ones(t.shape, dtype=y.real.dtype, device=t.device)
     carry = problem.method.begin(problem.field, t, y, k1)
-    state = LoopState(t, h, y, carry, (previous, previous), status, count, count)
+    state = LoopState(t, h, y, carry, (previous, previous.clone()), status, count, count.clone())
     bounds = Bounds(
         tolerance=problem.tolerance,
         end=end,

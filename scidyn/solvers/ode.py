@@ -11,7 +11,7 @@ from torch import Tensor
 from scidyn.solvers.adjoint.capture import captured
 from scidyn.solvers.adjoint.direct import replay
 from scidyn.solvers.adjoint.discrete import attach
-from scidyn.solvers.adjoint.times import move_with_time
+from scidyn.solvers.adjoint.times import move, move_outputs
 from scidyn.solvers.arguments import Problem, check_choices, prepare
 from scidyn.solvers.backends import torchdiffeq
 from scidyn.solvers.backends.scipy import gradient_method, integrate_scipy
@@ -214,7 +214,7 @@ def _with_torchdiffeq(problem: Problem, adjoint: str | None, inputs: Sequence[Te
         trace = torchdiffeq.solve(problem, _start(problem), adjoint, inputs or ())
     if inputs is None or not problem.times.requires_grad:
         return trace
-    return trace._replace(y=move_with_time(_rates(problem), 1.0, trace.y, problem.times))
+    return trace._replace(y=move_outputs(problem.field, problem.times, trace.y, problem.y0))
 
 
 def _inputs(problem: Problem, params: Sequence[Tensor] | None) -> tuple[Tensor, ...] | None:
@@ -233,25 +233,15 @@ def _differentiable(problem: Problem, trace: Trace, inputs: Sequence[Tensor], ad
         grid, fixed = (trace.times, trace.size), problem.stepping == "fixed"
         y = replay(problem.field, problem.method, y0, *grid, times.detach(), fixed)
         y = y.masked_fill(torch.isnan(trace.y).all(dim=-1, keepdim=True), torch.nan)
-    return move_with_time(_rates(problem), 1.0, y, times) if times.requires_grad else y
+    return move_outputs(problem.field, times, y, problem.y0) if times.requires_grad else y
 
 
 def _start(problem: Problem) -> Tensor:
     """Initial rows; they move against the field with the first time if that needs a gradient."""
-    times = problem.times
-    if not (times.requires_grad and torch.is_grad_enabled()):
+    start = problem.start
+    if not (start.requires_grad and torch.is_grad_enabled()):
         return problem.y0
-    return move_with_time(_rates(problem), -1.0, problem.y0.unsqueeze(1), times[:, :1]).squeeze(1)
-
-
-def _rates(problem: Problem) -> Callable[[Tensor, Tensor], Tensor]:
-    """Evaluate the field at several times of every sample."""
-
-    def rates(t: Tensor, y: Tensor) -> Tensor:
-        known = t.nan_to_num(nan=0.0)
-        return torch.stack([problem.field(known[:, j], y[:, j]) for j in range(y.shape[1])], dim=1)
-
-    return rates
+    return move(problem.field, start, start.detach(), problem.y0)
 
 
 def make_solution(problem: Problem, trace: Trace, y: Tensor) -> Solution:
