@@ -165,7 +165,11 @@ class MarkovFBM:
         plain = omega.detach()
         self.l2_error = float((plain @ A @ plain - 2 * b @ plain + c) / c)
         if normalize:
-            index = hurst.to(torch.float64) if isinstance(hurst, Tensor) else torch.full((), value, dtype=torch.float64)
+            index = (
+                hurst.to(torch.float64)
+                if isinstance(hurst, Tensor)
+                else torch.full((), value, dtype=torch.float64, device=omega.device)
+            )
             omega = omega / self._variance(index).sqrt()
         self.omega = omega
 
@@ -227,7 +231,11 @@ class MarkovFBM:
             z = torch.randn((*shape, len(g)), generator=generator, dtype=torch.float64, device=g.device)
             return z @ (vectors * values.clamp_min(0.0).sqrt()).T
 
-        start = draw(1.0 / both) if self.kind == "I" else torch.zeros((*shape, len(g)), dtype=torch.float64)
+        start = (
+            draw(1.0 / both)
+            if self.kind == "I"
+            else torch.zeros((*shape, len(g)), dtype=torch.float64, device=g.device)
+        )
         state, now, rows = start.to(g.device), 0.0, []
         first = state
         for time in times:

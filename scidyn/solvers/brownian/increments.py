@@ -32,7 +32,11 @@ def correlation_factor(correlation: Any, channels: int, dtype: torch.dtype, devi
         raise ShapeError(f"correlation must have shape ({channels}, {channels}); got {tuple(matrix.shape)}.")
     factor, info = torch.linalg.cholesky_ex(matrix)
     symmetric = torch.allclose(matrix, matrix.T, atol=1e-8)
-    if int(info) or not symmetric or not torch.allclose(matrix.diagonal(), torch.ones(channels, dtype=torch.float64)):
+    if (
+        int(info)
+        or not symmetric
+        or not torch.allclose(matrix.diagonal(), torch.ones(channels, dtype=torch.float64, device="cpu"))
+    ):
         raise OptionError("correlation must be symmetric and positive definite with ones on its diagonal.")
     return factor.to(device=device, dtype=dtype)
 
