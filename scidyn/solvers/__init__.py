@@ -13,6 +13,7 @@ from scidyn.solvers.cde import (
     solve_cde,
     with_time,
 )
+from scidyn.solvers.compat.ode import odeint, odeint_adjoint, odeint_event
 from scidyn.solvers.controller import Controller
 from scidyn.solvers.ctmc import (
     JumpSolution,
@@ -62,6 +63,9 @@ __all__ = [
     "join",
     "levy_area",
     "log_signature",
+    "odeint",
+    "odeint_adjoint",
+    "odeint_event",
     "path_kl",
     "path_kl_estimate",
     "path_log_ratio",
