@@ -27,6 +27,7 @@ from scidyn.solvers.ctmc import (
     simulate_ssa,
     simulate_tau_leaping,
 )
+from scidyn.solvers.events import Event, EventRecord
 from scidyn.solvers.ode import solve_ode
 from scidyn.solvers.phi import phi_functions
 from scidyn.solvers.sde import SDESolution, solve_langevin, solve_sde
@@ -41,6 +42,8 @@ __all__ = [
     "BrownianTree",
     "ControlPath",
     "Controller",
+    "Event",
+    "EventRecord",
     "HermiteCubicPath",
     "JumpSolution",
     "JumpStatus",

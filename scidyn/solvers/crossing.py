@@ -63,13 +63,18 @@ def newton_time(value: Value, rate: Rate, t: Tensor, y: Tensor) -> tuple[Tensor,
     .. math:: \tau = t - g(t, y) / \dot g, \qquad y(\tau) = y + (\tau - t) f(t, y), \qquad
         \dot g = g_t + g_y f,
 
-    with the slope :math:`\dot g` held constant. Gives the time, the state and the slope.
+    with the slope :math:`\dot g` held constant. Where the solution runs along the event's surface there is no
+    slope to divide by; the third result marks these rows, whose time and state stay without a gradient.
     """
     with torch.enable_grad():
         time, state = t.detach().requires_grad_(), y.detach().requires_grad_()
         slopes = torch.autograd.grad(value(time, state).sum(), (time, state), allow_unused=True)
     with torch.no_grad():
-        slope = (slopes[1] * rate(t, y)).sum(dim=-1) if slopes[1] is not None else torch.zeros_like(y[:, 0])
-        slope = slope + (0.0 if slopes[0] is None else slopes[0])
-    correction = -value(t, y) / slope.to(y.dtype)
-    return t + correction.to(t.dtype), y + correction.unsqueeze(-1) * rate(t, y), slope
+        along, normal = rate(t, y), torch.zeros_like(y) if slopes[1] is None else slopes[1]
+        drift = torch.zeros_like(y[:, 0]) if slopes[0] is None else slopes[0].to(y.dtype)
+        slope = (normal * along).sum(dim=-1) + drift
+        scale = normal.norm(dim=-1) * along.norm(dim=-1) + drift.abs()
+        grazing = slope.abs() <= torch.finfo(y.dtype).eps ** 0.5 * scale
+    correction = -value(t, y) / torch.where(grazing, 1.0, slope)
+    correction = torch.where(grazing, 0.0, correction)
+    return t + correction.to(t.dtype), y + correction.unsqueeze(-1) * rate(t, y), grazing

@@ -18,6 +18,8 @@ from scidyn.solvers.backends.scipy import gradient_method, integrate_scipy
 from scidyn.solvers.compiling import stepper
 from scidyn.solvers.controller import Controller
 from scidyn.solvers.dense import Records, evaluate, locate
+from scidyn.solvers.event_solve import check_events, solve_to_event
+from scidyn.solvers.events import Event
 from scidyn.solvers.failure import report
 from scidyn.solvers.fixed_steps import integrate_fixed
 from scidyn.solvers.loop import Trace, integrate
@@ -51,6 +53,7 @@ def solve_ode(
     compile: bool | str = False,
     on_failure: str = "raise",
     progress: Callable[[float], None] | None = None,
+    events: Event | None = None,
 ) -> Solution:
     r"""Solve an initial value problem and make its solution differentiable.
 
@@ -118,6 +121,10 @@ def solve_ode(
         are NaN and have no gradient; see ``Solution.status``.
     progress : callable, optional
         Called with the fraction of the span that the slowest sample has covered.
+    events : Event, optional
+        Where a sample stops: see :class:`scidyn.solvers.Event`. Needs ``stepping="per_sample"``. The status
+        becomes EVENT, rows after the event are NaN, and ``Solution.events`` holds its differentiable time
+        and state.
 
     Returns
     -------
@@ -163,6 +170,12 @@ def solve_ode(
     A. Sandu, On the properties of Runge–Kutta discrete adjoints, ICCS 2006, 550–557.
     """
     check_choices(adjoint, backend, on_failure, compile)
+    if events is not None:
+        options = {"method": method, "rtol": rtol, "atol": atol, "controller": controller, "norm": norm, "dt0": dt0}
+        options |= {"dt_min": dt_min, "dt_max": dt_max, "max_steps": max_steps, "stepping": stepping}
+        extra = {"adjoint": adjoint, "params": params, "compile": compile, "on_failure": on_failure}
+        check_events(events, backend, stepping, dense)
+        return solve_to_event(solve_ode, events, f, y0, t, args, options, extra)
     foreign = str(method) if backend == "scipy" else None
     if foreign is not None:
         method, stepping = gradient_method(foreign), stepping or "per_sample"

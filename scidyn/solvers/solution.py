@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scidyn.errors import OptionError, ShapeError, TimeGridError
+from scidyn.solvers.events import EventRecord
 from scidyn.solvers.status import Status
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Solution:
         One per sample.
     stats : Stats
         Steps, rejections, evaluations and host reads.
+    events : EventRecord or None
+        Time (batch,) and state (batch, *state) of each sample's event, NaN without one.
 
     Examples
     --------
@@ -75,10 +78,11 @@ class Solution:
     status: tuple[Status, ...]
     stats: Stats
     _interpolant: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+    events: EventRecord | None = None
 
     @property
     def success(self) -> bool:
-        """True if every sample reached its last time."""
+        """True if every sample reached its last time or a terminal event."""
         return all(s.success for s in self.status)
 
     def dense(self, t: Any) -> Tensor:

@@ -60,6 +60,13 @@ class Status(enum.IntEnum):
         "for a simulation), rescale the fast variable, or raise max_steps",
     )
 
+    EVENT = 8, "a terminal event was met", ""
+    EVENT_GRAZING = (
+        9,
+        "the solution touches the event's surface without crossing it, so the event's time has no gradient",
+        "move the surface, or choose an event function that changes along the solution",
+    )
+
     sentence: str
     cure: str
 
@@ -73,5 +80,5 @@ class Status(enum.IntEnum):
 
     @property
     def success(self) -> bool:
-        """True if the last time was reached."""
-        return self is Status.SUCCESS
+        """True if the last time, or a terminal event, was reached."""
+        return self in (Status.SUCCESS, Status.EVENT)

@@ -111,5 +111,5 @@ def test_warning_instead_of_error():
 def test_members_carry_their_sentence():
     for status in Status:
         assert status.sentence
-        assert status.success == (status is Status.SUCCESS)
-        assert bool(status.cure) == (status not in (Status.SUCCESS, Status.RUNNING))
+        assert status.success == (status in (Status.SUCCESS, Status.EVENT))
+        assert bool(status.cure) == (status not in (Status.SUCCESS, Status.EVENT, Status.RUNNING))
