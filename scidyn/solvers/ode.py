@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scidyn.errors import OptionError
 from scidyn.solvers.adjoint.capture import captured
 from scidyn.solvers.adjoint.direct import replay
 from scidyn.solvers.adjoint.discrete import attach
@@ -24,6 +25,7 @@ from scidyn.solvers.failure import report
 from scidyn.solvers.fixed_steps import integrate_fixed
 from scidyn.solvers.loop import Trace, integrate
 from scidyn.solvers.methods.stepper import Method
+from scidyn.solvers.segments import solve_with_jumps
 from scidyn.solvers.solution import Solution, Stats
 from scidyn.solvers.status import Status
 
@@ -54,6 +56,8 @@ def solve_ode(
     on_failure: str = "raise",
     progress: Callable[[float], None] | None = None,
     events: Event | None = None,
+    jump_times: Sequence[float] | None = None,
+    jump: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Solution:
     r"""Solve an initial value problem and make its solution differentiable.
 
@@ -125,6 +129,11 @@ def solve_ode(
         Where a sample stops: see :class:`scidyn.solvers.Event`. Needs ``stepping="per_sample"``. The status
         becomes EVENT, rows after the event are NaN, and ``Solution.events`` holds its differentiable time
         and state.
+    jump_times : sequence of float, optional
+        Times at which ``f`` or the state jumps, in units of ``t``: a step ends at each and the next starts
+        afresh. Needs ``t`` of shape (time,). A time equal to a jump reports the state after it.
+    jump : callable, optional
+        ``jump(t, y)`` gives the state after the jump at ``t``, of the shape of ``y0``: a dose, a reset.
 
     Returns
     -------
@@ -170,6 +179,13 @@ def solve_ode(
     A. Sandu, On the properties of Runge–Kutta discrete adjoints, ICCS 2006, 550–557.
     """
     check_choices(adjoint, backend, on_failure, compile)
+    if jump_times is not None and events is None and backend == "native":
+        options = {"args": args, "method": method, "rtol": rtol, "atol": atol, "controller": controller, "norm": norm}
+        options |= {"dt0": dt0, "dt_min": dt_min, "dt_max": dt_max, "max_steps": max_steps, "stepping": stepping}
+        options |= {"adjoint": adjoint, "dense": dense, "params": params, "compile": compile, "on_failure": on_failure}
+        return solve_with_jumps(solve_ode, f, y0, t, jump_times, jump, options)
+    if jump_times is not None or jump is not None:
+        raise OptionError("jump needs jump_times, with backend='native' and without events: pass jump_times alone.")
     if events is not None:
         options = {"method": method, "rtol": rtol, "atol": atol, "controller": controller, "norm": norm, "dt0": dt0}
         options |= {"dt_min": dt_min, "dt_max": dt_max, "max_steps": max_steps, "stepping": stepping}
