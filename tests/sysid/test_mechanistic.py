@@ -147,6 +147,8 @@ def test_a_hidden_state_and_variables_by_name(record):
     hidden = MechanisticODE(VanDerPol(1.0), variables={"x": "x"}, profile=False).fit(ds)
     assert float(hidden.parameters_["estimate"][0]) == pytest.approx(1.3, rel=1e-3)
     assert list(hidden.predict([11.0]).data_vars) == ["x"]
+    assert hidden.states_.values.tolist() == [0]
+    assert model.states_.sel(variable=["lynx", "hare"]).values.tolist() == [1, 0]
 
 
 def test_bands_are_those_of_linear_regression():
