@@ -10,6 +10,8 @@ from scidyn.solvers.cde.paths import (
     RectilinearPath,
     with_time,
 )
+from scidyn.solvers.cde.signature import log_signature
+from scidyn.solvers.cde.solve import solve_cde
 
 __all__ = [
     "ControlPath",
@@ -17,5 +19,7 @@ __all__ = [
     "LinearPath",
     "NaturalCubicPath",
     "RectilinearPath",
+    "log_signature",
+    "solve_cde",
     "with_time",
 ]

@@ -73,18 +73,29 @@ class ControlPath:
     Before the first and after the last knot of a row the path is constant, so a short row
     of a ragged batch simply stops moving. Make one of the four subclasses from data.
 
-    Attributes
+    Parameters
     ----------
-    knots : Tensor, shape (K,) or (B, K)
-        Where the pieces meet; NaN pads the end of short rows.
+    knots : Knots
+        Where the pieces meet, checked.
     values : Tensor, shape (B, K, C)
         The path at the knots, missing values filled in.
     coefficients : tuple of Tensor, each of shape (B, K - 1, C)
         ``(a, b)`` for piecewise linear paths, ``(a, b, c, d)`` for cubic ones.
+
+    Attributes
+    ----------
     interval : Tensor, shape (2,) or (B, 2)
         First and last time of each row.
     kinked : bool
         True if the derivative jumps at the knots, so that a solver should land on them.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scidyn.solvers import ControlPath, LinearPath
+    >>> path = LinearPath(torch.tensor([[[0.0], [2.0]]]), torch.tensor([0.0, 1.0]))
+    >>> isinstance(path, ControlPath), path.interval.tolist()
+    (True, [0.0, 1.0])
     """
 
     kinked: bool = False
