@@ -1,4 +1,4 @@
-"""What the whole suite shares: one thread for torch, and mechanistic fits that are made once."""
+"""What the whole suite shares: one thread for torch, a device without values, mechanistic fits that are made once."""
 
 import contextlib
 import copy
@@ -8,6 +8,18 @@ import pytest
 import torch
 
 torch.set_num_threads(1)  # as many workers as cores: more threads would only wait for each other
+
+
+@pytest.fixture(scope="session")
+def fake_device():
+    """A device on which every read by the host and every mixture with another device raises."""
+    from torch.utils import backend_registration
+
+    if torch._C._get_privateuse1_backend_name() != "fakegpu":
+        backend_registration._setup_privateuseone_for_python_backend("fakegpu")
+    # registration outlives the tests, and torch.utils.checkpoint asks every backend for this
+    torch.fakegpu.get_amp_supported_dtype = lambda: [torch.float16]
+    return torch.device("fakegpu")
 
 
 @pytest.fixture(scope="session")
