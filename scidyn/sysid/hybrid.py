@@ -17,6 +17,7 @@ from scidyn.sysid.mechanistic import MechanisticODE
 from scidyn.sysid.network_field import NetworkField
 from scidyn.sysid.network_model import NetworkModel
 from scidyn.sysid.observations import Observations, match_variables
+from scidyn.sysid.summaries import parameter_text
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -271,13 +272,7 @@ class HybridODE(NetworkModel):
         str
         """
         self._require_fitted("equations")
-        symbols = {p.name: p.symbol or p.name for p in self.system.parameters}
-        table = self.parameters_
-        values = ", ".join(
-            f"{symbols[str(p)]} = {float(table['estimate'].sel(parameter=p)):.4g} "
-            f"{table['units'].sel(parameter=p).item()}"
-            for p in table["parameter"].values
-        )
+        values = parameter_text(self.parameters_, self.system)
         shares = ", ".join(f"{100 * float(self.network_share_.sel(variable=v)):.0f} % of {v}" for v in self.variables_)
         return f"{self.system.equation}, plus a network;  {values}; the network carries {shares}"
 

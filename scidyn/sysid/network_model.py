@@ -198,18 +198,9 @@ class NetworkModel(Estimator):
         if not bool(torch.isfinite(fitted[torch.isfinite(whole.t)]).all()):
             raise FitError("The fitted equation cannot be solved over the record; train with a smaller learning rate.")
         self._factor, self._variance = self._laplace(whole, fitted)
-        log = obs.noise == "lognormal"
         scale = torch.tensor(scaling.scale, dtype=whole.y.dtype)
         self.noise_std_ = self._per_variable(self._variance.sqrt() * scale)
-        values = self._predict(obs.batch.t, self.confidence)
-        every = {**obs.units, **{f"{n}_{side}": obs.units[n] for n in obs.names for side in ("lower", "upper")}}
-        self.fitted_ = obs.dataset(values, every, torch.isfinite(obs.batch.t))
-        mean = torch.stack([values[n] for n in obs.names], dim=-1)
-        difference = obs.link(torch.where(obs.batch.mask, obs.batch.y, 1.0)) - obs.link(mean)
-        self.residuals_ = obs.dataset(
-            {n: torch.where(obs.batch.mask[..., k], difference[..., k], torch.nan) for k, n in enumerate(obs.names)},
-            {n: "1" if log else obs.units[n] for n in obs.names},
-        )
+        self._remember_fit(obs)
         self.provenance_ = {**self._provenance(obs), "training": self._training}
 
     def _uncertain(self) -> list[Tensor]:
