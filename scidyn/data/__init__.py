@@ -9,8 +9,8 @@ from scidyn.data.files import open as open
 from scidyn.data.files import save as save
 from scidyn.data.io.shards import ShardWriter as ShardWriter
 from scidyn.data.loader import Loader as Loader
-from scidyn.data.loader import MemoryWindows as MemoryWindows
 from scidyn.data.loader import loader as loader
+from scidyn.data.memory import MemoryWindows as MemoryWindows
 from scidyn.data.moments import Moments as Moments
 from scidyn.data.moments import moments as moments
 from scidyn.data.readers.table import from_table as from_table

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scidyn._check.values import choice, did_you_mean
+from scidyn.data.readers.assemble import cells, labels, trajectories
 from scidyn.data.readers.headers import TIME_NAMES, split_units
 from scidyn.data.readers.times import Stamps, canonical_unit, parse_times
-from scidyn.data.schema import CONVENTIONS
 from scidyn.data.validate import validate
 from scidyn.errors import DataError, OptionError, TimeGridError, UnitsError
 
@@ -110,8 +110,8 @@ def from_table(
         found[time] = _agreed(found[time], stamps, source)
     _require_units(found, time, source)
     if kind == "snapshots":
-        return _cells(numbers, found, time, keep, {id: table[id]} if id is not None else {}, source)
-    ds = _assemble(numbers, found, time, keep, _labels(table[id]) if id is not None else None, source)
+        return cells(numbers, found, time, keep, {id: table[id]} if id is not None else {}, source)
+    ds = trajectories(numbers, found, time, keep, labels(table[id]) if id is not None else None, source)
     if stamps and stamps.reference:
         ds["time"].attrs["reference"] = stamps.reference
     validate(ds)
@@ -192,14 +192,6 @@ def _agreed(stated: str, stamps: Stamps, source: str) -> str:
     return stamps.units
 
 
-def _labels(cells: Sequence[Any]) -> list[Any]:
-    """Names of replicates; whole numbers become integers unless a leading zero would be lost."""
-    texts = [str(cell).strip() for cell in cells]
-    if all(re.fullmatch(r"-?(0|[1-9]\d*)", text) for text in texts):
-        return [int(text) for text in texts]
-    return [cell if not isinstance(cell, str) else cell.strip() for cell in cells]
-
-
 def _require_units(found: Mapping[str, str], time: str, source: str) -> None:
     missing = [name for name, unit in found.items() if not unit]
     if missing:
@@ -237,83 +229,3 @@ def _widen(
     for name in units:
         out[name] = [row.get(name, "") for row in wide.values()]
     return out, units
-
-
-def _assemble(
-    numbers: Mapping[str, np.ndarray],
-    units: Mapping[str, str],
-    time: str,
-    keep: Sequence[str],
-    ids: Sequence[Any] | None,
-    source: str,
-) -> xr.Dataset:
-    import xarray as xr
-
-    attrs = {"Conventions": CONVENTIONS, "scidyn_kind": "trajectories", "source": source}
-    time_attrs = {"units": units[time]} | ({"long_name": time} if time != "time" else {})
-    if ids is None:
-        _no_repeats(numbers[time], source, None)
-        data = {c: ("time", numbers[c], {"units": units[c]}) for c in keep}
-        return xr.Dataset(data, {"time": ("time", numbers[time], time_attrs)}, attrs)
-    labels = list(dict.fromkeys(ids))
-    rows = [np.array([k for k, one in enumerate(ids) if one == label]) for label in labels]
-    for label, row in zip(labels, rows, strict=True):
-        _no_repeats(numbers[time][row], source, label)
-    length = max(map(len, rows))
-
-    def pad(column: str) -> np.ndarray:
-        out = np.full((len(rows), length), np.nan)
-        for k, row in enumerate(rows):
-            out[k, : len(row)] = numbers[column][row]
-        return out
-
-    times = pad(time)
-    coords: dict[str, Any] = {"trajectory": ("trajectory", labels)}
-    shared = bool(np.isfinite(times).all() and (times == times[:1]).all())
-    dims = ("trajectory", "time" if shared else "obs")
-    attrs["scidyn_kind"] = "trajectories" if shared else "irregular"
-    coords["time"] = ("time", times[0], time_attrs) if shared else (dims, times, time_attrs)
-    return xr.Dataset({c: (dims, pad(c), {"units": units[c]}) for c in keep}, coords, attrs)
-
-
-def _cells(
-    numbers: Mapping[str, np.ndarray],
-    units: Mapping[str, str],
-    time: str,
-    keep: Sequence[str],
-    groups: Mapping[str, Sequence[Any]],
-    source: str,
-) -> xr.Dataset:
-    """Rows as cells; the columns of values, which share their units, are one variable ``x``."""
-    import xarray as xr
-
-    other = next((c for c in keep if units[c] != units[keep[0]]), None)
-    if other is not None:
-        raise UnitsError(
-            f"{source}: columns of snapshots share their units; {keep[0]!r} is in {units[keep[0]]}, {other!r} in "
-            f"{units[other]}: choose columns with values=[…]."
-        )
-    ds = xr.Dataset(
-        {"x": (("cell", "feature"), np.stack([numbers[c] for c in keep], -1), {"units": units[keep[0]]})},
-        {
-            "time": ("cell", numbers[time], {"units": units[time]}),
-            "feature": list(keep),
-            **{name: ("cell", _labels(cells)) for name, cells in groups.items()},
-        },
-        {"Conventions": CONVENTIONS, "scidyn_kind": "snapshots", "source": source},
-    )
-    validate(ds)
-    return ds
-
-
-def _no_repeats(times: np.ndarray, source: str, label: Any) -> None:
-    """Repeated times name both rows and the argument that usually cures them."""
-    order = np.argsort(times, kind="stable")
-    repeated = np.flatnonzero(np.diff(times[order]) == 0)
-    if repeated.size:
-        i, j = sorted((int(order[repeated[0]]), int(order[repeated[0] + 1])))
-        who = "" if label is None else f" of {label!r}"
-        raise TimeGridError(
-            f"{source}: time {times[i]:g}{who} stands in rows {i + 2} and {j + 2}; "
-            "if these are replicates, name their column with id=… (--id in the shell), else merge the rows."
-        )
