@@ -118,7 +118,7 @@ def test_ragged_batches_hold_little_padding():
 
 
 def test_lengths_are_shared_by_ranks_and_resumed():
-    ds, lengths = subjects(90)
+    ds, _ = subjects(90)
     ranks = [loader(ds, batch=8, seed=2, rank=r, world=3) for r in range(3)]
     for parts in zip(*ranks, strict=True):
         assert np.ptp([b.t.shape[1] for b in parts]) <= 25

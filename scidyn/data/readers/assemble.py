@@ -86,7 +86,7 @@ def cells(
         {
             "time": ("cell", numbers[time], {"units": units[time]}),
             "feature": list(keep),
-            **{name: ("cell", _labels(cells)) for name, cells in groups.items()},
+            **{name: ("cell", labels(entries)) for name, entries in groups.items()},
         },
         {"Conventions": CONVENTIONS, "scidyn_kind": "snapshots", "source": source},
     )
