@@ -15,7 +15,6 @@ from scidyn.data import ShardWriter, moments
 from scidyn.data.io.artefact import read_artefact
 from scidyn.errors import OptionError
 
-
 CORPUS = Path(__file__).parent / "corpus"
 
 
