@@ -83,7 +83,7 @@ def from_table(
     choice("layout", layout, ("auto", "wide", "long"))
     choice("kind", kind, (None, "snapshots"))
     name_of, unit_of = _headers(df)
-    table = {name_of[column]: df[column].tolist() for column in df.columns}
+    table = {name_of[column]: _column(df[column]) for column in df.columns}
     source = str(df.attrs.get("source", "table"))
     time = _time_column(table, time)
     if id is not None:
@@ -116,6 +116,11 @@ def from_table(
         ds["time"].attrs["reference"] = stamps.reference
     validate(ds)
     return ds
+
+
+def _column(series: pd.Series) -> Any:
+    """Numbers as the array that they are, anything else as a list of cells."""
+    return series.to_numpy() if getattr(series.dtype, "kind", "O") in "fiu" else series.tolist()
 
 
 def _headers(df: pd.DataFrame) -> tuple[dict[Any, str], dict[str, str]]:
@@ -155,6 +160,8 @@ def _time_column(table: Mapping[str, Any], time: str | None) -> str:
 
 def _numbers(cells: Sequence[Any], column: str, decimal: str, source: str) -> np.ndarray:
     """Cells as float64; the first that is no number is named by row and column."""
+    if isinstance(cells, np.ndarray):
+        return cells.astype(float)
     out = np.empty(len(cells))
     for k, cell in enumerate(cells):
         if isinstance(cell, str):
@@ -176,7 +183,7 @@ def _numbers(cells: Sequence[Any], column: str, decimal: str, source: str) -> np
 
 def _has_text(cells: Sequence[Any], decimal: str) -> bool:
     """True if no cell is a plain number, so that times may be dates or labels."""
-    return not any(
+    return not isinstance(cells, np.ndarray) and not any(
         isinstance(cell, int | float)
         or (isinstance(cell, str) and (_ENTRY.fullmatch(cell.strip().replace(decimal, ".")) or not cell.strip()))
         for cell in cells
