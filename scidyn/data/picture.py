@@ -97,9 +97,9 @@ def _over_time(ax: Any, ds: xr.Dataset, name: str) -> None:
     if len(space) == 1:
         _map(ax, first.transpose(space[0], ...), "time", space[0])
         return
-    time = float(ds["time"].values.ravel()[np.isfinite(ds["time"].values.ravel())][-1])
+    last = float(np.nanmax(ds["time"].values))
     _function(ax, first.isel({first.dims[0]: -1}))
-    ax.text(1, -0.14, f"at time {time:g}", transform=ax.transAxes, ha="right", parse_math=False)
+    ax.text(1, -0.14, f"at time {last:g}", transform=ax.transAxes, ha="right", parse_math=False)
 
 
 def _function(ax: Any, variable: xr.DataArray) -> None:
