@@ -46,7 +46,8 @@ def load(name: str, *, seed: int = 0, **settings: float) -> xr.Dataset:
         Seed of a simulated dataset.
     **settings
         What a simulated dataset shall have other than its recipe says: ``trajectories``, ``steps``,
-        ``until``, ``noise`` (share of each variable's standard deviation). It is made once and kept in
+        ``until``, ``noise`` (share of each variable's standard deviation); an unknown one is
+        answered with those there are. It is made once and kept in
         the folder ``SCIDYN_CACHE`` names, else in the user's cache.
 
     Returns

@@ -131,12 +131,12 @@ def _snapshots(generator: np.random.Generator, settings: Mapping[str, float]) ->
 
 _COMMON: dict[str, float] = {"trajectories": 20, "steps": 201, "noise": 0.0}
 RECIPES: dict[str, Recipe] = {
-    "lorenz63": Recipe("Lorenz 1963, 20 trajectories on the attractor", _lorenz, {**_COMMON, "until": 10.0}),
-    "van_der_pol": Recipe("Van der Pol oscillator, 20 trajectories", _van_der_pol, {**_COMMON, "until": 20.0}),
-    "lotka_volterra": Recipe("Predators and prey, 20 trajectories", _lotka_volterra, {**_COMMON, "until": 20.0}),
-    "repressilator": Recipe("Repressilator, 20 trajectories", _repressilator, {**_COMMON, "until": 40.0}),
+    "lorenz63": Recipe("Lorenz 1963, trajectories on the attractor", _lorenz, {**_COMMON, "until": 10.0}),
+    "van_der_pol": Recipe("Van der Pol oscillator", _van_der_pol, {**_COMMON, "until": 20.0}),
+    "lotka_volterra": Recipe("Predators and prey", _lotka_volterra, {**_COMMON, "until": 20.0}),
+    "repressilator": Recipe("Repressilator", _repressilator, {**_COMMON, "until": 40.0}),
     "heat_ring": Recipe(
-        "Heat in a ring, 20 starts, exact solution",
+        "Heat in a ring, exact solution",
         _heat,
         {**_COMMON, "steps": 51, "until": 1.0, "points": 128, "diffusivity": 0.01},
     ),
