@@ -31,14 +31,14 @@ class FlowMatching:
 
     so that ``∇ log ρ_t = −η/γ``. Special cases:
 
-    ======================  =============  ===========  =========
-    method                  coupling       path         sigma
-    ======================  =============  ===========  =========
-    flow matching           independent    linear       0
-    OT flow matching        exact          linear       0
-    score and flow ([SF]²M) sinkhorn       linear       > 0
-    smooth flow matching    exact          momentum     0
-    ======================  =============  ===========  =========
+    =======================  =============  ===========  =========
+    method                   coupling       path         sigma
+    =======================  =============  ===========  =========
+    flow matching            independent    linear       0
+    OT flow matching         exact          linear       0
+    score and flow ([SF]²M)  sinkhorn       linear       > 0
+    smooth flow matching     exact          momentum     0
+    =======================  =============  ===========  =========
 
     With ``coupling="sinkhorn"`` the linear path is the Schrödinger bridge of the reference ``σ dW``.
 

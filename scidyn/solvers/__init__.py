@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from scidyn.solvers.brownian import BrownianIncrements, BrownianTree, MarkovFBM, Noise, join, levy_area
 from scidyn.solvers.cde import (
     ControlPath,
     HermiteCubicPath,
     LinearPath,
     NaturalCubicPath,
     RectilinearPath,
+    log_ode,
+    solve_cde,
     with_time,
 )
 from scidyn.solvers.controller import Controller
@@ -25,6 +28,7 @@ from scidyn.solvers.ctmc import (
 )
 from scidyn.solvers.ode import solve_ode
 from scidyn.solvers.phi import phi_functions
+from scidyn.solvers.sde import LangevinSolution, SDESolution, solve_langevin, solve_sde
 from scidyn.solvers.sensitivity import solve_sensitivities
 from scidyn.solvers.solution import Solution, Stats
 from scidyn.solvers.split import SemilinearField, SeparableField, SplitField
@@ -32,16 +36,22 @@ from scidyn.solvers.status import Status
 from scidyn.solvers.steady import SteadyState, fixed_point, solve_steady_state
 
 __all__ = [
+    "BrownianIncrements",
+    "BrownianTree",
     "ControlPath",
     "Controller",
     "HermiteCubicPath",
     "JumpSolution",
     "JumpStatus",
+    "LangevinSolution",
     "LinearPath",
+    "MarkovFBM",
     "NaturalCubicPath",
+    "Noise",
     "RateMatrix",
     "ReactionNetwork",
     "RectilinearPath",
+    "SDESolution",
     "SemilinearField",
     "SeparableField",
     "Solution",
@@ -50,6 +60,9 @@ __all__ = [
     "Status",
     "SteadyState",
     "fixed_point",
+    "join",
+    "levy_area",
+    "log_ode",
     "path_kl",
     "path_kl_estimate",
     "path_log_ratio",
@@ -57,7 +70,10 @@ __all__ = [
     "rate_kl",
     "simulate_ssa",
     "simulate_tau_leaping",
+    "solve_cde",
+    "solve_langevin",
     "solve_ode",
+    "solve_sde",
     "solve_sensitivities",
     "solve_steady_state",
     "with_time",

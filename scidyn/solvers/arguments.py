@@ -19,7 +19,7 @@ from scidyn.solvers.methods import METHODS, Method
 __all__ = ["Problem", "prepare"]
 
 STEPPING = ("shared", "per_sample", "fixed")
-ADJOINT = ("discrete", "direct", None)
+ADJOINT = ("discrete", "direct", "backsolve", None)
 BACKEND = ("native", "scipy", "torchdiffeq")
 NORM = ("max", "rms")
 ON_FAILURE = ("raise", "warn", "return")
@@ -242,5 +242,7 @@ def check_choices(adjoint: str | None, backend: str, on_failure: str, compile: b
     """Check the options that are plain choices."""
     choice("adjoint", adjoint, ADJOINT)
     choice("backend", backend, BACKEND)
+    if adjoint == "backsolve" and backend != "torchdiffeq":
+        raise OptionError("adjoint='backsolve' needs backend='torchdiffeq': pass both, or adjoint='discrete'.")
     choice("on_failure", on_failure, ON_FAILURE)
     choice("compile", compile, (False, True, "auto"))

@@ -12,7 +12,7 @@ from scidyn.solvers.controller import Controller, Tolerance, error_ratio, resize
 from scidyn.solvers.methods.stepper import Method, Rate
 from scidyn.solvers.status import Status
 
-__all__ = ["Bounds", "LoopState", "Outcome", "attempt"]
+__all__ = ["Bounds", "LoopState", "Outcome", "attempt", "attempts"]
 
 SMALLEST_PREVIOUS_RATIO = 1e-4
 UNSOLVED = 0.25
@@ -73,28 +73,54 @@ class Bounds(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Result of an attempt.
+    """Result of one attempt, or of K attempts in a row whose records are stacked.
 
     Attributes
     ----------
     state : LoopState
         Where the loop is now.
-    size : Tensor, shape (1,) or (batch,)
-        Accepted step; zero for a sample that did not move.
-    coef : tuple of Tensor
-        Polynomial of the step.
-    flags : Tensor of bool, shape (2,)
-        Whether any sample moved, and whether any is still running.
+    times, size : Tensor, shape (K, 1 or batch)
+        Times at the ends of the attempts and accepted steps; a size is zero for a sample that did not move.
+    states : Tensor, shape (K, batch, D)
+        States before each attempt.
+    coef : Tensor, shape (K, P, batch, D)
+        Polynomials of the steps.
+    flags : Tensor of bool, shape (K + 1,)
+        Whether any sample moved in each attempt, and whether any is still running.
     """
 
     state: LoopState
+    times: Tensor
     size: Tensor
-    coef: tuple[Tensor, ...]
+    states: Tensor
+    coef: Tensor
     flags: Tensor
 
 
-def attempt(rate: Rate, method: Method, controller: Controller, bounds: Bounds, state: LoopState) -> Outcome:
-    """Try one step for every running sample; one that is finished, failed or rejected moves by zero."""
+def attempts(
+    count: int, rate: Rate, method: Method, controller: Controller, bounds: Bounds, state: LoopState
+) -> Outcome:
+    """Make ``count`` attempts in a row and stack their records; the host reads nothing."""
+    states, sizes, coefs, times = [], [], [], []
+    for _ in range(count):
+        states.append(state.y)
+        state, size, coef = attempt(rate, method, controller, bounds, state)
+        sizes.append(size)
+        coefs.append(torch.stack(coef))
+        times.append(state.t)
+    size = torch.stack(sizes)
+    running = (state.status == RUNNING).any().reshape(1)
+    flags = torch.cat([(size > 0).any(dim=1), running])
+    return Outcome(state, torch.stack(times), size, torch.stack(states), torch.stack(coefs), flags)
+
+
+def attempt(
+    rate: Rate, method: Method, controller: Controller, bounds: Bounds, state: LoopState
+) -> tuple[LoopState, Tensor, tuple[Tensor, ...]]:
+    """Try one step for every running sample; one that is finished, failed or rejected moves by zero.
+
+    Gives the new state, the accepted sizes and the polynomial. Nothing is read by the host.
+    """
     running = state.status == RUNNING
     remaining = bounds.end - state.t
     last = state.h >= remaining - bounds.slack
@@ -133,8 +159,7 @@ def attempt(rate: Rate, method: Method, controller: Controller, bounds: Bounds, 
         accepted=accepted,
         rejected=rejected,
     )
-    size = torch.where(accept, h, 0.0)
-    return Outcome(following, size, taken.coef, torch.stack([accept.any(), (status == RUNNING).any()]))
+    return following, torch.where(accept, h, 0.0), taken.coef
 
 
 def _status(bounds: Bounds, state: LoopState, proposal: Tensor, ratio: Tensor, reject: Tensor) -> Tensor:

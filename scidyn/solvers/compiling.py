@@ -14,7 +14,7 @@ import torch
 
 from scidyn.errors import SolverWarning
 from scidyn.solvers.arguments import Problem
-from scidyn.solvers.attempt import Bounds, LoopState, Outcome, attempt
+from scidyn.solvers.attempt import Bounds, LoopState, Outcome, attempts
 from scidyn.solvers.field import Field
 
 __all__ = ["stepper"]
@@ -22,6 +22,8 @@ __all__ = ["stepper"]
 # seconds spent in plain steps after which compiling is expected to pay: about what it costs
 PAYS_AFTER = 10.0
 LARGEST_CACHE = 64
+# steps in one compiled function: calling it costs more than a small step
+STEPS = 2
 
 
 class _Entry:
@@ -42,12 +44,12 @@ def stepper(problem: Problem, compile: bool | str) -> Callable[[LoopState, Bound
 
     ``compile=True`` compiles now, ``"auto"`` once plain steps of this kind have taken as long as compiling
     would, False never. Times, tolerances and bounds on the step are tensors, so changing them compiles
-    nothing. What cannot be compiled runs as plain code, after one warning if compiling was asked for.
+    nothing. What cannot be compiled runs as plain code after one warning.
     """
     field, method, controller = problem.field, problem.method, problem.controller
 
     def plain(state: LoopState, bounds: Bounds) -> Outcome:
-        return attempt(field, method, controller, bounds, state)
+        return attempts(1, field, method, controller, bounds, state)
 
     if compile is False:
         return plain
@@ -58,7 +60,7 @@ def stepper(problem: Problem, compile: bool | str) -> Callable[[LoopState, Bound
         return _timed(plain, entry)
     if entry.function is None:
         entry.function = _compiled(problem)
-    return _guarded(entry, problem, plain, loud=compile is True)
+    return _guarded(entry, problem, plain)
 
 
 def _entry(problem: Problem) -> _Entry:
@@ -85,7 +87,7 @@ def _entry(problem: Problem) -> _Entry:
         return entries.setdefault(key, _Entry())
 
 
-def _identity(f: Callable[..., Any]) -> tuple[Any, Any]:
+def _identity(f: Any) -> tuple[Any, type | None]:
     """Something that lives as long as the code of ``f``, and what else tells it apart.
 
     A function that is defined anew in every iteration of a training loop has the same code each time.
@@ -107,7 +109,7 @@ def _compiled(problem: Problem) -> Callable[..., Outcome]:
     sign, per_sample = problem.field.sign, problem.field.per_sample
 
     def one_step(f: Callable[..., Any], args: Any, bounds: Bounds, state: LoopState) -> Outcome:
-        return attempt(Field(f, args, shape, sign, per_sample), method, controller, bounds, state)
+        return attempts(STEPS, Field(f, args, shape, sign, per_sample), method, controller, bounds, state)
 
     # the compiler counts variants per code object: every entry gets its own
     code = one_step.__code__.replace(co_name=f"step_{next(_numbers)}")
@@ -119,9 +121,9 @@ _numbers = iter(range(10**9))
 
 
 def _guarded(
-    entry: _Entry, problem: Problem, plain: Callable[[LoopState, Bounds], Outcome], *, loud: bool
+    entry: _Entry, problem: Problem, plain: Callable[[LoopState, Bounds], Outcome]
 ) -> Callable[[LoopState, Bounds], Outcome]:
-    """Call the compiled function; at its first failure go on with plain code."""
+    """Call the compiled function; at its first failure warn and go on with plain code."""
     f, args, function = problem.field.f, problem.field.args, entry.function
 
     def run(state: LoopState, bounds: Bounds) -> Outcome:
@@ -132,8 +134,6 @@ def _guarded(
         except Exception as reason:  # the compiler raises errors of many kinds; plain code decides what is real
             outcome = plain(state, bounds)
             entry.broken = True
-            if not loud:
-                return outcome
             sentence = str(reason).strip().splitlines()[0] if str(reason).strip() else type(reason).__name__
             warnings.warn(
                 f"the step could not be compiled ({type(reason).__name__}: {sentence}); solving continues uncompiled. "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scidyn.solvers.arguments import Problem
-from scidyn.solvers.attempt import Bounds, LoopState, Outcome, attempt
+from scidyn.solvers.attempt import Bounds, LoopState, Outcome, attempts
 from scidyn.solvers.controller import first_step
 from scidyn.solvers.dense import Records, evaluate, locate
 from scidyn.solvers.diagnosis import diagnose
@@ -64,7 +64,7 @@ def integrate(
 ) -> Trace:
     """Solve with adaptive steps from ``k1``, the rate at the start; nothing is recorded for autograd."""
     state, bounds = _begin(problem, k1)
-    try_step = try_step or (lambda s, b: attempt(problem.field, problem.method, problem.controller, b, s))
+    try_step = try_step or (lambda s, b: attempts(1, problem.field, problem.method, problem.controller, b, s))
     output = torch.full(
         (*problem.y0.shape[:1], problem.times.shape[1], problem.y0.shape[1]),
         torch.nan,
@@ -74,24 +74,19 @@ def integrate(
     write_start(output, problem)
     chunks: list[Records] = []
     last_size = torch.zeros_like(state.t)
-    attempts = 0
+    tried = reads = 0
     running = bool((state.status == Status.RUNNING.value).any())
     while running:
-        times, sizes, states, coefs = [state.t], [], [], []
-        for _ in range(CHUNK):
-            outcome = try_step(state, bounds)
-            attempts += 1
-            moved, running = outcome.flags.tolist()
-            if moved:
-                times.append(outcome.state.t)
-                sizes.append(outcome.size)
-                states.append(state.y)
-                coefs.append(torch.stack(outcome.coef))
-            state = outcome.state
-            if not running:
-                break
-        if sizes:
-            chunk = Records(torch.stack(times), torch.stack(sizes), torch.stack(states), torch.stack(coefs))
+        blocks: list[Outcome] = []
+        moved: list[bool] = []
+        before = state.t
+        while running and len(moved) < CHUNK:
+            block = try_step(state, bounds)
+            *steps, running = block.flags.tolist()
+            blocks, moved, reads, state = [*blocks, block], moved + steps, reads + 1, block.state
+        tried += len(moved)
+        if any(moved):
+            chunk = _join(before, blocks, moved)
             _write(output, problem.times, chunk)
             last_size = _last_moved(chunk.size, last_size)
             if not keep_coef:
@@ -100,13 +95,15 @@ def integrate(
         if progress is not None:
             progress(_fraction(problem, state.t))
     each = problem.method.evaluations
-    return _trace(problem, output, chunks, state, last_size, 2 + each * attempts, 1 + attempts, keep_coef)
+    return _trace(problem, output, chunks, state, last_size, 2 + each * tried, 1 + reads, keep_coef)
 
 
 def _begin(problem: Problem, k1: Tensor) -> tuple[LoopState, Bounds]:
     """Set up the loop: first step, statuses of rows that need no step or cannot take one."""
-    y = problem.y0.detach()
-    t, end = problem.start.detach().clone(), problem.end.detach()
+    # a compiled step is specialised to strides and to which tensors are one: plain and all different
+    y, k1, t, end = (
+        x.detach().clone(memory_format=torch.contiguous_format) for x in (problem.y0, k1, problem.start, problem.end)
+    )
     span = end - t
     dt_max = torch.full_like(t, torch.inf if problem.dt_max is None else problem.dt_max)
     if problem.dt0 is None:
@@ -122,7 +119,7 @@ def _begin(problem: Problem, k1: Tensor) -> tuple[LoopState, Bounds]:
     count = torch.zeros(t.shape, dtype=torch.int32, device=t.device)
     previous = torch.ones(t.shape, dtype=y.real.dtype, device=t.device)
     carry = problem.method.begin(problem.field, t, y, k1)
-    state = LoopState(t, h, y, carry, (previous, previous), status, count, count)
+    state = LoopState(t, h, y, carry, (previous, previous.clone()), status, count, count.clone())
     bounds = Bounds(
         tolerance=problem.tolerance,
         end=end,
@@ -132,6 +129,17 @@ def _begin(problem: Problem, k1: Tensor) -> tuple[LoopState, Bounds]:
         slack=100.0 * torch.finfo(t.dtype).eps * torch.maximum(t.abs(), end.abs()),
     )
     return state, bounds
+
+
+def _join(before: Tensor, blocks: list[Outcome], moved: list[bool]) -> Records:
+    """Join the records of blocks of attempts, without those in which no sample moved."""
+    times, size, states, coef = (
+        torch.cat(parts) for parts in zip(*((b.times, b.size, b.states, b.coef) for b in blocks), strict=True)
+    )
+    if not all(moved):
+        kept = torch.tensor([i for i, m in enumerate(moved) if m], device=times.device)
+        times, size, states, coef = times[kept], size[kept], states[kept], coef[kept]
+    return Records(torch.cat([before.unsqueeze(0), times]), size, states, coef)
 
 
 def _last_moved(size: Tensor, before: Tensor) -> Tensor:
@@ -158,8 +166,11 @@ def _write(output: Tensor, wanted: Tensor, chunk: Records) -> None:
             index, theta = locate(chunk.times, wanted[:, columns])
             output[:, columns] = evaluate(chunk, index, theta)
         return
-    index, theta = locate(chunk.times, wanted)
-    output.copy_(torch.where(inside.unsqueeze(-1), evaluate(chunk, index, theta), output))
+    columns = inside.any(dim=0).nonzero().squeeze(1)
+    if columns.numel():
+        index, theta = locate(chunk.times, wanted[:, columns])
+        values = evaluate(chunk, index, theta)
+        output[:, columns] = torch.where(inside[:, columns].unsqueeze(-1), values, output[:, columns])
 
 
 def _fraction(problem: Problem, t: Tensor) -> float:

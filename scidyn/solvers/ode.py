@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scidyn.errors import OptionError
 from scidyn.solvers.adjoint.capture import captured
 from scidyn.solvers.adjoint.direct import replay
 from scidyn.solvers.adjoint.discrete import attach
-from scidyn.solvers.adjoint.times import move_with_time
+from scidyn.solvers.adjoint.times import move, move_outputs
 from scidyn.solvers.arguments import Problem, check_choices, prepare
+from scidyn.solvers.backends import torchdiffeq
 from scidyn.solvers.backends.scipy import gradient_method, integrate_scipy
 from scidyn.solvers.compiling import stepper
 from scidyn.solvers.controller import Controller
@@ -48,109 +48,119 @@ def solve_ode(
     backend: str = "native",
     dense: bool = False,
     params: Sequence[Tensor] | None = None,
-    compile: bool | str = "auto",
+    compile: bool | str = False,
     on_failure: str = "raise",
     progress: Callable[[float], None] | None = None,
 ) -> Solution:
-    r"""Solve :math:`dy/dt = f(t, y)`, :math:`y(t_0) = y_0`, and differentiate the solution.
+    r"""Solve an initial value problem and make its solution differentiable.
+
+    .. math:: \frac{dy}{dt} = f(t, y, \mathrm{args}), \qquad y(t_0) = y_0 .
 
     Parameters
     ----------
     f : callable
-        ``f(t, y)``, or ``f(t, y, args)`` if ``args`` is given; returns dy/dt with the shape, dtype and device
-        of ``y``. ``t`` is a scalar, or has shape (batch,) with ``stepping="per_sample"``. A function or a module.
+        ``f(t, y)``, or ``f(t, y, args)`` if ``args`` is given: the rate of change, of the shape, dtype and
+        device of ``y``, per unit of ``t``. ``t`` is a scalar tensor; with ``stepping="per_sample"`` and a
+        batch it has shape (batch,).
     y0 : Tensor, shape (batch, *state) or (D,)
-        Initial state, floating or complex. One axis is a single sample.
+        Initial state, real or complex, of single or double precision.
     t : array_like, shape (time,) or (batch, time)
-        Times to report, sorted; the first is the time of ``y0``; decreasing times solve backwards. Rows of
-        their own (NaN-padded at the end) need ``stepping="per_sample"``.
+        Times to report, the first of them that of ``y0``; decreasing times solve backwards. Rows of their
+        own need ``stepping="per_sample"``; NaN may pad the end of a row.
     args : object, optional
-        Third argument of ``f``: a tensor, or nested tuples, lists and dicts of tensors.
-    method : str or Method
-        Name of a method, by default ``"tsit5"``, or a method object with its own options: explicit
-        ``"euler"``, ``"midpoint"``, ``"heun"``, ``"ralston"``, ``"ssp33"``, ``"rk4"``, ``"bosh3"``,
-        ``"dopri5"``, ``"tsit5"``, ``"vern7"``, ``"dopri8"``, ``"rkc2"``; for stiff problems ``"kvaerno3"``,
-        ``"kvaerno5"``, ``"rosenbrock23"``, ``"rodas5p"``; ``"auto"`` switches when a problem turns out stiff.
-    rtol, atol : float, optional
-        Local error allowed in a step, ``atol + rtol * |y|``. Default 1e-6 and 1e-9 in double precision,
-        1e-4 and 1e-6 in single. ``atol`` may be a tensor with the shape of one state.
-    controller : Controller or str, optional
-        How the step adapts: ``"pi"`` (default), ``"i"``, ``"pid"``, or a :class:`Controller`.
+        Third argument of ``f``; tensors inside nested tuples, lists and dicts receive gradients.
+    method : str
+        ``"tsit5"`` (default, order 5), ``"dopri5"`` (order 5), ``"rk4"`` (order 4, fixed steps), or any
+        other name in ``scidyn.solvers.methods.METHODS``.
+    rtol, atol : float or Tensor, optional
+        Allowed local error ``atol + rtol * |y|``; ``atol`` may have the shape of one sample's state, in the
+        units of ``y``. Defaults: 1e-6 and 1e-9 in double, 1e-4 and 1e-6 in single precision.
+    controller : str or Controller, optional
+        How the step adapts: ``"i"``, ``"pi"`` (default), ``"pid"``, or a :class:`scidyn.solvers.Controller`.
     norm : str
-        With shared steps: ``"max"``, the worst sample decides; ``"rms"``, the mean over all samples does,
-        as in torchdiffeq.
+        With shared steps, ``"max"`` lets the sample with the largest error decide, so a batch cannot hide
+        it; ``"rms"`` takes the root mean square over the whole batch.
     dt0 : float, optional
-        First step; with fixed steps, the largest step. Chosen automatically by default.
+        First step, or the longest step if steps are fixed (each interval of ``t`` is cut into equal
+        steps); in units of ``t``, positive. Chosen automatically if left out; fixed steps then take one
+        step per interval.
     dt_min, dt_max : float, optional
-        Smallest and largest step. A sample that needs a smaller step fails.
+        Smallest and largest adaptive step, positive. A sample that would need a smaller step fails.
     max_steps : int
-        Largest number of attempted steps of each sample.
+        Largest number of attempted steps of a sample.
     stepping : str, optional
-        ``"shared"`` (default): one step for all samples, always valid. ``"per_sample"``: each sample has its
-        own steps and result, whatever its batch mates; samples may not interact in ``f``. ``"fixed"``: the
-        times and ``dt0`` are the grid; the default for methods without an error estimate.
-    adjoint : str or None
-        ``"discrete"`` (default): the exact gradient of the computed solution from the stored steps, memory
-        of N·batch·(D + 2) numbers. ``"direct"``: autograd through the accepted steps, which stores every
-        stage. None: no gradient. Step sizes are constants of either gradient.
+        ``"shared"`` (default of adaptive methods): one step for all samples, right also if ``f`` mixes
+        samples. ``"per_sample"``: each sample has its own steps and its result does not depend on the rest
+        of the batch. ``"fixed"``: a grid known beforehand.
+    adjoint : str, optional
+        How gradients are found. ``"discrete"`` (default): the exact gradient of the computed solution from
+        (t, h, y) per accepted step, N·batch·(D + 2) numbers; can be differentiated again. ``"direct"``:
+        autograd through every step, much more memory, the same gradient. ``"backsolve"``: the continuous
+        adjoint of torchdiffeq, with ``backend="torchdiffeq"`` only. None: no gradient.
     backend : str
-        ``"native"``; ``"torchdiffeq"`` or ``"scipy"`` for that library's solvers.
+        ``"native"``; ``"scipy"`` with ``method="Radau"``, ``"BDF"``, ``"LSODA"``, ``"DOP853"``, ``"RK45"`` or
+        ``"RK23"``, sample by sample on the host; or ``"torchdiffeq"`` for a comparison with that package
+        (explicit methods, shared or
+        fixed steps); its gradient is backpropagation through its steps unless ``adjoint="backsolve"``.
     dense : bool
-        Keep the polynomials of all steps for ``solution.dense(t)``.
+        Keep the polynomials of all steps, so that :meth:`scidyn.solvers.Solution.dense` can be called.
     params : sequence of Tensor, optional
-        Tensors that ``f`` depends on. By default the parameters of a module, the tensors in ``args`` and
-        whatever ``f`` is seen to close over.
+        Tensors that ``f`` uses and that need gradients. Left out, they are found: leaves of ``args``,
+        parameters of a module, and every tensor met in one watched call of ``f`` at the start, closed-over
+        and computed ones included. Give them if a branch not taken at the start uses others.
     compile : bool or str
-        ``True`` compiles the step now, ``"auto"`` (default) once plain steps of this kind have taken as long
-        as compiling would, ``False`` never. What cannot be compiled runs uncompiled, after one warning if
-        compiling was asked for.
+        True compiles the adaptive step with :func:`torch.compile`: several times faster, after a first
+        call of about half a minute. ``"auto"`` compiles once steps of this kind have taken as long as compiling
+        would. False (default) never: rounding then does not depend on what ran before, as resuming a
+        training bit by bit requires. If compiling fails there is a warning and the solve goes on without.
     on_failure : str
-        ``"raise"`` (default), ``"warn"`` or ``"return"`` if a sample does not arrive.
+        If a sample does not arrive: ``"raise"``, ``"warn"``, or ``"return"`` silently. Its unreached rows
+        are NaN and have no gradient; see ``Solution.status``.
     progress : callable, optional
-        Called now and then with the fraction of the span that the slowest sample has covered.
+        Called with the fraction of the span that the slowest sample has covered.
 
     Returns
     -------
     Solution
-        ``.t``, ``.y`` of shape (batch, time, *state), ``.status`` per sample, ``.stats``, ``.dense(t)``. Rows
-        that were not reached are NaN and have no gradient.
+        ``y`` of shape (batch, time, *state), with ``t``, ``status``, ``stats`` and ``dense``.
 
     Raises
     ------
-    scidyn.errors.ShapeError
-        If shapes, dtypes or devices do not fit.
-    scidyn.errors.NonFiniteError
-        If ``y0`` is not finite.
-    scidyn.errors.TimeGridError
-        If times are unsorted or not finite.
     scidyn.errors.OptionError
-        If an option is unknown or out of range.
+        If an option is unknown, out of range, or does not go with another.
+    scidyn.errors.ShapeError
+        If ``y0``, ``t``, ``atol`` or what ``f`` returns has a wrong shape, dtype or device.
+    scidyn.errors.NonFiniteError
+        If ``y0`` or ``t`` holds NaN or infinity.
+    scidyn.errors.TimeGridError
+        If the times are not sorted.
     scidyn.errors.SolverError
-        If a sample does not arrive and ``on_failure="raise"``; it holds the partial solution.
+        If a sample fails and ``on_failure="raise"``; its ``solution`` holds what was computed.
 
     Notes
     -----
-    A problem on which an explicit method creeps is stiff. Double precision is worth its price for
-    tolerances below 1e-5.
+    The grid of steps is a constant of the gradient. Reported times move along ``f``, and the first time
+    against it, so ``t`` receives the gradient of the exact flow. With up to eight states per sample the
+    discrete adjoint evaluates many steps in one batch; it checks the result for mixing of samples and then
+    goes step by step.
 
     Examples
     --------
     >>> import torch
     >>> from scidyn.solvers import solve_ode
-    >>> rate = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     >>> y0 = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
-    >>> solution = solve_ode(lambda t, y: -rate * y, y0, [0.0, 1.0])
+    >>> decay = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    >>> solution = solve_ode(lambda t, y: -decay * y, y0, [0.0, 1.0, 2.0])
     >>> solution.y.shape
-    torch.Size([2, 2, 1])
-    >>> solution.y[:, -1].sum().backward()
-    >>> round(rate.grad.item(), 4)
-    -1.8196
+    torch.Size([2, 3, 1])
+    >>> solution.y[0, -1].backward()
+    >>> round(decay.grad.item(), 4)
+    -0.7358
 
     References
     ----------
-    Ch. Tsitouras, Runge–Kutta pairs of order 5(4) satisfying only the first column simplifying assumption,
-    Comput. Math. Appl. 62, 770–775, 2011. E. Hairer, S. P. Nørsett, G. Wanner, Solving Ordinary Differential
-    Equations I, sections II.4–II.6.
+    E. Hairer, S. P. Nørsett, G. Wanner, Solving Ordinary Differential Equations I, Springer, 1993.
+    A. Sandu, On the properties of Runge–Kutta discrete adjoints, ICCS 2006, 550–557.
     """
     check_choices(adjoint, backend, on_failure, compile)
     foreign = str(method) if backend == "scipy" else None
@@ -173,15 +183,13 @@ def solve_ode(
         stepping=stepping,
     )
     if backend == "torchdiffeq":
-        if dense:
-            raise OptionError("backend='torchdiffeq' keeps no polynomials; leave out dense=True.")
-        from scidyn.solvers.backends.torchdiffeq import solve
-
-        solution = solve(problem, adjoint)
-        return report(solution, solution.stats.reached.new_zeros(1), on_failure)
+        torchdiffeq.suits(problem, dense, compile, controller)
     with torch.no_grad():
         k1 = problem.field.probe(problem.start, problem.y0.detach())
     inputs = _inputs(problem, params) if adjoint is not None and torch.is_grad_enabled() else None
+    if backend == "torchdiffeq":
+        trace = _with_torchdiffeq(problem, adjoint, inputs)
+        return report(make_solution(problem, trace, trace.y), trace.last_size, on_failure)
     keep = inputs is not None and adjoint == "discrete"
     if foreign is not None:
         trace = integrate_scipy(problem, foreign, keep_states=keep, keep_coef=dense, progress=progress)
@@ -200,6 +208,15 @@ def solve_ode(
     return report(make_solution(problem, trace, y), trace.last_size, on_failure)
 
 
+def _with_torchdiffeq(problem: Problem, adjoint: str | None, inputs: Sequence[Tensor] | None) -> Trace:
+    """Solve with the other package; gradients with respect to times are attached here."""
+    with torch.set_grad_enabled(inputs is not None):
+        trace = torchdiffeq.solve(problem, _start(problem), adjoint, inputs or ())
+    if inputs is None or not problem.times.requires_grad:
+        return trace
+    return trace._replace(y=move_outputs(problem.field, problem.times, trace.y, problem.y0))
+
+
 def _inputs(problem: Problem, params: Sequence[Tensor] | None) -> tuple[Tensor, ...] | None:
     """Tensors that the field depends on, or None if nothing needs a gradient."""
     found = captured(problem.field, problem.start, problem.y0, params)
@@ -209,21 +226,22 @@ def _inputs(problem: Problem, params: Sequence[Tensor] | None) -> tuple[Tensor, 
 
 def _differentiable(problem: Problem, trace: Trace, inputs: Sequence[Tensor], adjoint: str | None) -> Tensor:
     """Attach the gradient to the solution; times not reached hold NaN without one."""
-
-    def rates(t: Tensor, y: Tensor) -> Tensor:
-        known = t.nan_to_num(nan=0.0)
-        return torch.stack([problem.field(known[:, j], y[:, j]) for j in range(y.shape[1])], dim=1)
-
-    y0, times = problem.y0, problem.times
-    if times.requires_grad:
-        y0 = move_with_time(rates, -1.0, y0.unsqueeze(1), times[:, :1]).squeeze(1)
+    y0, times = _start(problem), problem.times
     if adjoint == "discrete":
         y = attach(problem, trace, y0, inputs)
     else:
         grid, fixed = (trace.times, trace.size), problem.stepping == "fixed"
         y = replay(problem.field, problem.method, y0, *grid, times.detach(), fixed)
         y = y.masked_fill(torch.isnan(trace.y).all(dim=-1, keepdim=True), torch.nan)
-    return move_with_time(rates, 1.0, y, times) if times.requires_grad else y
+    return move_outputs(problem.field, times, y, problem.y0) if times.requires_grad else y
+
+
+def _start(problem: Problem) -> Tensor:
+    """Initial rows; they move against the field with the first time if that needs a gradient."""
+    start = problem.start
+    if not (start.requires_grad and torch.is_grad_enabled()):
+        return problem.y0
+    return move(problem.field, start, start.detach(), problem.y0)
 
 
 def make_solution(problem: Problem, trace: Trace, y: Tensor) -> Solution:

@@ -47,6 +47,8 @@ class Estimator:
         Units of time and of the variables.
     times_ : ndarray, shape (time,)
         Times of the record.
+    states_ : xarray.DataArray
+        Which component of the state of ``vector_field`` each variable measures, over ``variable``.
     noise_model_ : str
         "normal" or "lognormal".
     noise_std_ : xarray.DataArray
@@ -116,6 +118,18 @@ class Estimator:
     def is_fitted(self) -> bool:
         """True after ``fit`` or ``load``."""
         return hasattr(self, "provenance_")
+
+    @property
+    def states_(self) -> xr.DataArray:
+        """Which component of the state of ``vector_field`` each variable measures, over ``variable``."""
+        import xarray as xr
+
+        self._require_fitted("states_")
+        index = np.array(self._state_index(), dtype=np.int64)
+        return xr.DataArray(index, dims="variable", coords={"variable": self.variables_}, name="states")
+
+    def _state_index(self) -> list[int]:
+        return list(range(len(self.variables_)))
 
     def __getattr__(self, name: str) -> Any:
         if name.endswith("_") and not name.startswith("_"):

@@ -54,6 +54,8 @@ class HybridODE(NetworkModel):
         Penalty on the sum of squared weights, in units of the noise variance.
     validation : float
         Share of the times, at the end of each trajectory, kept for early stopping; 0 for none.
+    refit : bool
+        After early stopping, go on from the chosen weights on the whole record; False keeps the chosen ones.
     activation : str
         Activation of the network.
     adjoint : {None, "discrete", "direct"}
@@ -89,7 +91,7 @@ class HybridODE(NetworkModel):
     >>> import scidyn
     >>> from scidyn.sysid import HybridODE
     >>> from scidyn.systems import LotkaVolterra
-    >>> model = HybridODE(LotkaVolterra(), hidden=(8,), max_iterations=20)
+    >>> model = HybridODE(LotkaVolterra(), hidden=(4,), max_iterations=10, refit=False)
     >>> model = model.fit(scidyn.datasets.load("lynx_hare"))
     >>> bool((model.network_share_ < 0.5).all())
     True
@@ -112,6 +114,7 @@ class HybridODE(NetworkModel):
         learning_rate: float = 5e-3,
         weight_decay: float = 1e-2,
         validation: float = 0.2,
+        refit: bool = True,
         activation: str = "tanh",
         adjoint: str | None = None,
         rtol: float = 1e-3,
@@ -127,6 +130,7 @@ class HybridODE(NetworkModel):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.validation = validation
+        self.refit = refit
         self.activation = activation
         self.adjoint = adjoint
         self.rtol = rtol

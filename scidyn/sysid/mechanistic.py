@@ -448,6 +448,9 @@ class MechanisticODE(Estimator):
             values |= {f"{n}_{side}": edge[..., k] for k, n in enumerate(obs.names)}
         return values
 
+    def _state_index(self) -> list[int]:
+        return list(self._columns)
+
     def _initial_states(self) -> Tensor:
         return self._coords.unpack(self._z)[1]
 

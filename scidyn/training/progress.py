@@ -85,7 +85,8 @@ class Progress:
             self._draw(fraction, words)
         elif self._text != self._told or now - self._last >= EVERY:
             self._told, self._last = self._text, now
-            print(f"{self.title}: {words} {100 * fraction:.0f} %", file=sys.stderr, flush=True)
+            share = f" {100 * fraction:.0f} %" if fraction > 0 else ""
+            print(f"{self.title}: {words}{share}", file=sys.stderr, flush=True)
 
     def _draw(self, fraction: float, words: str) -> None:
         if self._bar is None:

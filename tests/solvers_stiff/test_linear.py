@@ -7,6 +7,7 @@ import torch
 
 from scidyn.solvers.linear import Banded, BandedMatrix, Dense, DenseMatrix, MatrixFree, gmres
 from scidyn.solvers.linear.banded import _CyclicReduction, transpose_bands
+from scidyn.solvers.linear.elimination import Elimination
 from scidyn.solvers.linear.jacobian import TimeAndState
 
 SHAPES = [(1, 1, 3), (2, 2, 17), (1, 3, 10), (2, 0, 8), (0, 0, 4), (2, 1, 1), (1, 1, 64)]
@@ -132,3 +133,17 @@ def test_constant_rate_has_zero_jacobian():
         point = Dense().at(lambda t, y: torch.ones_like(y), where, exact=exact, time=True)
         assert torch.equal(point.jacobian, torch.zeros(2, 3, 3, dtype=torch.float64))
         assert torch.equal(point.time_slope, torch.zeros_like(y))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_elimination_written_out(size):
+    torch.manual_seed(size)
+    matrix = torch.randn(50, size, size, dtype=torch.float64)
+    matrix[:, 0, 0] = 0.0  # forces an exchange of rows
+    matrix[0] = 0.0
+    factors = Elimination(matrix)
+    b = torch.randn(50, size, dtype=torch.float64)
+    assert factors.singular[0]
+    if size > 1:
+        assert not factors.singular[1:].any()
+        torch.testing.assert_close(factors.solve(b)[1:], torch.linalg.solve(matrix[1:], b[1:]), rtol=1e-9, atol=1e-11)

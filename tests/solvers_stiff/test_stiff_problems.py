@@ -16,8 +16,12 @@ from scidyn.solvers.stiff_tableaus import KVAERNO3, KVAERNO5, RODAS5P
 F64 = torch.float64
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
-@pytest.mark.parametrize("method", ["kvaerno5", "rodas5p"])
+CASES = [(m, p) for m in ("kvaerno5", "rodas5p") for p in PROBLEMS if (m, p) != ("kvaerno5", "van_der_pol")]
+
+
+@pytest.mark.parametrize(
+    ("method", "problem"), [*CASES, pytest.param("kvaerno5", "van_der_pol", marks=pytest.mark.slow)]
+)
 def test_small_problems(method, problem):
     f, y0, times, atol = PROBLEMS[problem]
     expected = reference(problem)

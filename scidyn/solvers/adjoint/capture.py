@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from scidyn.errors import OptionError
 from scidyn.solvers.field import Field
 
-__all__ = ["captured"]
+__all__ = ["Gate", "Swapped", "captured", "tangled"]
 
 
 class _Watch(TorchFunctionMode):
@@ -82,3 +82,57 @@ def _leaves(result: Tensor, known: Sequence[Tensor]) -> Iterator[Tensor]:
         if hasattr(node, "variable"):
             yield node.variable
         waiting += [following for following, _ in node.next_functions]
+
+
+def tangled(tensors: Sequence[Tensor]) -> bool:
+    """True if one of the tensors was computed from another, so that a gradient would pass through both."""
+    computed = [x.grad_fn for x in tensors if x.grad_fn is not None]
+    leaves = {id(x) for x in tensors if x.grad_fn is None}
+    seen: set[Any] = set()
+    waiting = [following for node in computed for following, _ in node.next_functions]
+    known = set(computed)
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node in known or id(getattr(node, "variable", None)) in leaves:
+            return True
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
+    return False
+
+
+class Swapped(TorchFunctionMode):
+    """Let operations see ``substitutes`` wherever they are given ``originals``."""
+
+    def __init__(self, originals: Sequence[Tensor], substitutes: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._by_id = {id(a): b for a, b in zip(originals, substitutes, strict=True)}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        args, kwargs = pytree.tree_map(lambda x: self._by_id.get(id(x), x), (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+class Gate:
+    """Copies of tensors through which no gradient passes while the gate is closed."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Copy a tensor; the copy is connected to it while the gate is open."""
+        return _Gated.apply(x, self)
+
+
+class _Gated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gate: Gate) -> Tensor:
+        ctx.gate = gate
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None]:
+        return (None if ctx.gate.closed else grad), None

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scidyn.solvers.adjoint.capture import Gate, Swapped, tangled
 from scidyn.solvers.adjoint.direct import replay
 from scidyn.solvers.adjoint.records import Cotangents, Steps, add
 from scidyn.solvers.adjoint.together import Coupled, sweep_together, worthwhile
@@ -48,7 +49,12 @@ class _DiscreteAdjoint(torch.autograd.Function):
         needed = ctx.needs_input_grad[5:]
         grad = grad.masked_fill(torch.isnan(y).all(dim=-1, keepdim=True), 0.0)
         if torch.is_grad_enabled():
-            found = _twice(ctx.problem, times, size, [y0, *params], needed, grad)
+            found = _twice(ctx.problem, times, size, y0, params, needed, grad)
+        elif tangled(params):
+            # of tensors computed from each other each gets its own share only
+            bare = [p.detach().requires_grad_() for p in params]
+            with Swapped(params, bare):
+                found = _once(ctx.problem, Steps(times, size, states), bare, grad)
         else:
             found = _once(ctx.problem, Steps(times, size, states), params, grad)
         kept = [g if need else None for g, need in zip(found, needed, strict=True)]
@@ -56,13 +62,23 @@ class _DiscreteAdjoint(torch.autograd.Function):
 
 
 def _twice(
-    problem: Problem, times: Tensor, size: Tensor, inputs: list[Tensor], needed: Sequence[bool], grad: Tensor
+    problem: Problem,
+    times: Tensor,
+    size: Tensor,
+    y0: Tensor,
+    params: Sequence[Tensor],
+    needed: Sequence[bool],
+    grad: Tensor,
 ) -> list[Tensor | None]:
     """Gradient that can be differentiated again: repeat the steps under autograd."""
-    fixed = problem.stepping == "fixed"
-    y = replay(problem.field, problem.method, inputs[0], times, size, problem.times, fixed)
+    gate = Gate()
+    inputs = [gate(y0), *map(gate, params)]
+    with Swapped(params, inputs[1:]):
+        y = replay(problem.field, problem.method, inputs[0], times, size, problem.times, problem.stepping == "fixed")
     chosen = [x for x, need in zip(inputs, needed, strict=True) if need]
+    gate.closed = True
     found = iter(torch.autograd.grad(y, chosen, grad, create_graph=True, allow_unused=True))
+    gate.closed = False
     return [next(found) if need else None for need in needed]
 
 

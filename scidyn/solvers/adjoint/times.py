@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
-__all__ = ["Rates", "move_with_time"]
+from scidyn.solvers.methods.stepper import Rate
 
-Rates = Callable[[Tensor, Tensor], Tensor]
+__all__ = ["move", "move_outputs"]
 
 
-def move_with_time(rates: Rates, sign: float, y: Tensor, t: Tensor) -> Tensor:
-    """Return ``y`` with the derivative ``sign * rates(t, y)`` with respect to ``t``.
+def move(rate: Rate, start: Tensor, end: Tensor, y: Tensor) -> Tensor:
+    """Follow the field from ``start`` to ``end``, equal numbers of which one carries a gradient.
 
-    ``rates`` maps times (b, T) and states (batch, T, D) to rates (batch, T, D).
+    The state does not change. One midpoint step of size zero gives it the derivatives of the flow with
+    respect to the times, exact to second order.
     """
-    return _Move.apply(rates, sign, y, t)
+    size = end - start
+    wide = size.to(y.real.dtype).unsqueeze(-1)
+    middle = y + 0.5 * wide * rate(start, y)
+    return y + wide * rate(start + 0.5 * size, middle)
 
 
-class _Move(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rates: Rates, sign: float, y: Tensor, t: Tensor) -> Tensor:
-        ctx.rates, ctx.sign = rates, sign
-        moved = y.clone()
-        ctx.save_for_backward(moved, t)
-        return moved
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        y, t = ctx.saved_tensors
-        by_time = None
-        if ctx.needs_input_grad[3]:
-            missing = torch.isnan(y.detach()).all(dim=-1, keepdim=True)
-            slope = ctx.rates(t, torch.where(missing, y.detach().nan_to_num(nan=0.0), y))
-            each = (grad * slope.conj()).real if y.is_complex() else grad * slope
-            each = torch.where(missing, 0.0, each).sum(dim=-1)
-            by_time = ctx.sign * (each if t.shape == each.shape else each.sum(dim=0, keepdim=True)).to(t.dtype)
-        return None, None, grad, by_time
+def move_outputs(rate: Rate, times: Tensor, y: Tensor, y0: Tensor) -> Tensor:
+    """Give states (batch, T, D) their derivative with respect to ``times`` (b, T); NaN rows have none."""
+    missing = torch.isnan(y.detach()).all(dim=-1)
+    first = times.detach()[:, :1]
+    usable = torch.isfinite(times.detach())
+    known = torch.where(usable, times, first)
+    safe = torch.where(missing.unsqueeze(-1), y0.detach().unsqueeze(1), y)
+    moved = [move(rate, known[:, j].detach(), known[:, j], safe[:, j]) for j in range(y.shape[1])]
+    return torch.stack(moved, dim=1).masked_fill(missing.unsqueeze(-1), torch.nan)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from scidyn.solvers.adjoint.records import Cotangents, Steps
+from scidyn.solvers.adjoint.records import Cotangents, Steps, add
 from scidyn.solvers.arguments import Problem
 
 __all__ = ["Coupled", "sweep_together", "worthwhile"]
@@ -48,9 +48,7 @@ def sweep_together(problem: Problem, steps: Steps, outer: Cotangents, params: Se
     for high in range(count, 0, -length):
         low = max(0, high - length)
         state_grad, found = _segment(problem, steps, outer, params, low, high, state_grad)
-        totals = [
-            new if old is None else (old if new is None else old + new) for old, new in zip(totals, found, strict=True)
-        ]
+        totals = [add(total, new) for total, new in zip(totals, found, strict=True)]
     return [state_grad, *totals]
 
 
@@ -58,37 +56,55 @@ def _segment(
     problem: Problem, steps: Steps, outer: Cotangents, params: Sequence[Tensor], low: int, high: int, last: Tensor
 ) -> tuple[Tensor, Sequence[Tensor | None]]:
     """Sweep over the steps low to high; gives the gradient at the first node and those of ``params``."""
-    dense = any(outer.inside[low:high])
-    size = steps.size[low:high]
-    moved = (size > 0).unsqueeze(-1)
-
-    def take(t: Tensor, h: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        taken = problem.method.replay(problem.field, t, h, y, dense=dense)
-        return (taken.y1, torch.stack(taken.coef)) if dense else (taken.y1,)
-
-    with torch.enable_grad():
-        y = steps.states[low:high].detach().requires_grad_()
-        try:
-            outputs = torch.func.vmap(take)(steps.times[low:high], size, y)
-        except (RuntimeError, ValueError, NotImplementedError) as reason:
-            raise Coupled from reason
-    weights = [outer.coefs(low, high, outputs[1].shape[1])] if dense else []
+    moved = (steps.size[low:high] > 0).unsqueeze(-1)
     inner = outer.nodes[low:high]
-    own = torch.zeros_like(inner)
-    if dense:
-        (own,) = torch.autograd.grad(outputs[1], y, weights[0], retain_graph=True)
-    chain = torch.where(
-        moved.unsqueeze(-1), _jacobians(outputs[0], y), torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
-    )
+    added, from_inside = _inside(problem, steps, outer, params, low, high)
+    source = inner if added is None else inner + added
+    y, y1, _ = _replay(problem, steps, slice(low, high), dense=False)
+    eye = torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
+    chain = torch.where(moved.unsqueeze(-1), _jacobians(y1, y), eye)
     following, state_grad = [], last.unsqueeze(1)
-    for matrix, q in zip(chain.flip(0), (inner + own).unsqueeze(2).flip(0), strict=True):
+    for matrix, q in zip(chain.flip(0), source.unsqueeze(2).flip(0), strict=True):
         following.append(state_grad)
         state_grad = torch.baddbmm(q, state_grad, matrix)
     later = torch.stack(following[::-1]).squeeze(2)
-    found = torch.autograd.grad(outputs, [y, *params], [torch.where(moved, later, 0.0), *weights], allow_unused=True)
-    before = torch.cat([state_grad.squeeze(1).unsqueeze(0), later[:-1]]) - inner
+    found = torch.autograd.grad(y1, [y, *params], torch.where(moved, later, 0.0), allow_unused=True)
+    before = torch.cat([state_grad.squeeze(1).unsqueeze(0), later[:-1]]) - source
     _verify(torch.where(moved, found[0] - before, 0.0), before)
-    return state_grad.squeeze(1), found[1:]
+    totals = [add(one, other) for one, other in zip(found[1:], from_inside, strict=True)]
+    return state_grad.squeeze(1), totals
+
+
+def _inside(
+    problem: Problem, steps: Steps, outer: Cotangents, params: Sequence[Tensor], low: int, high: int
+) -> tuple[Tensor | None, Sequence[Tensor | None]]:
+    """Gradient at the nodes and of ``params`` from the times reported inside steps."""
+    chosen = [n for n in range(low, high) if outer.inside[n]]
+    if not chosen:
+        return None, [None] * len(params)
+    index = torch.tensor(chosen, device=steps.size.device)
+    y, _, coef = _replay(problem, steps, index, dense=True)
+    weights = outer.coefs(low, high, coef.shape[1])[index - low]
+    own, *found = torch.autograd.grad(coef, [y, *params], weights, allow_unused=True)
+    added = torch.zeros_like(outer.nodes[low:high])
+    added[index - low] = own
+    return added, found
+
+
+def _replay(problem: Problem, steps: Steps, chosen: slice | Tensor, dense: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Repeat steps under autograd; gives the states they start from, their ends and their polynomials."""
+
+    def take(t: Tensor, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        taken = problem.method.replay(problem.field, t, h, y, dense=dense)
+        return taken.y1, torch.stack(taken.coef) if dense else taken.y1
+
+    with torch.enable_grad():
+        y = steps.states[chosen].detach().requires_grad_()
+        try:
+            y1, coef = torch.func.vmap(take)(steps.times[:-1][chosen], steps.size[chosen], y)
+        except (RuntimeError, ValueError, NotImplementedError) as reason:
+            raise Coupled from reason
+    return y, y1, coef
 
 
 def _jacobians(y1: Tensor, y: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Known libraries behind ``backend=``: the same arguments and the same Solution."""
+"""Solvers of other packages behind the same signature."""

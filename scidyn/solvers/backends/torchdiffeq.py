@@ -1,22 +1,23 @@
-"""The solvers of torchdiffeq, called with scidyn's arguments: a second opinion and an oracle."""
+"""Solve with torchdiffeq and give the result in the form of the native solver."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from scidyn._check.values import choice
 from scidyn.errors import OptionError
 from scidyn.solvers.arguments import Problem
-from scidyn.solvers.controller import Controller
-from scidyn.solvers.solution import Solution, Stats
+from scidyn.solvers.attempt import LoopState
+from scidyn.solvers.loop import Trace
 from scidyn.solvers.status import Status
 
-__all__ = ["solve"]
+__all__ = ["solve", "suits"]
 
-METHODS = {
+# names here and there
+NAMES = {
     "euler": "euler",
     "midpoint": "midpoint",
     "heun": "heun2",
@@ -25,121 +26,125 @@ METHODS = {
     "dopri5": "dopri5",
     "dopri8": "dopri8",
 }
-FIXED = ("euler", "midpoint", "heun", "rk4")
 
 
-class _Counted(torch.nn.Module):
-    """The field on rows, counting evaluations."""
+def suits(problem: Problem, dense: bool, compile: bool | str, controller: object) -> None:
+    """Refuse what torchdiffeq cannot do."""
+    name = problem.method.name
+    if name not in NAMES:
+        raise OptionError(f"torchdiffeq has no method {name!r}: pass method='dopri5' or backend='native'.")
+    refused = {
+        "stepping='per_sample'": problem.stepping == "per_sample",
+        "stepping='fixed' with an adaptive method": problem.stepping == "fixed" and problem.method.adaptive,
+        "dense=True": dense,
+        "compile=True": compile is True,
+        "controller": controller is not None,
+    }
+    for option, given in refused.items():
+        if given:
+            raise OptionError(f"backend='torchdiffeq' does not support {option}: leave it out or use backend='native'.")
+
+
+class _Counted:
+    """The field with the signature and the callbacks that torchdiffeq calls."""
 
     def __init__(self, problem: Problem) -> None:
-        super().__init__()
-        self.field = problem.field
-        self.evaluations = self.accepted = self.rejected = 0
-        self.reached = float(problem.start[0])
+        self._field = problem.field
+        self.calls = self.accepted = self.rejected = 0
 
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        """Evaluate the rate of all rows at the scalar time ``t``."""
-        self.evaluations += 1
-        return self.field(t.reshape(1), y)
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        self.calls += 1
+        return self._field(t.reshape(1), y)
 
-
-class _CountedSteps(_Counted):
-    """Counts steps too: adaptive solvers of torchdiffeq call these two."""
-
-    def callback_accept_step(self, t: Tensor, y: Tensor, dt: Tensor) -> None:
-        """Note an accepted step."""
+    def callback_step(self, t0: Tensor, y0: Tensor, dt: Tensor) -> None:
         self.accepted += 1
-        self.reached = float((t + dt).detach())
 
-    def callback_reject_step(self, t: Tensor, y: Tensor, dt: Tensor) -> None:
-        """Note a rejected step."""
+    def callback_accept_step(self, t0: Tensor, y0: Tensor, dt: Tensor) -> None:
+        # each attempt was counted as a step before it was judged
+        pass
+
+    def callback_reject_step(self, t0: Tensor, y0: Tensor, dt: Tensor) -> None:
+        self.accepted -= 1
         self.rejected += 1
 
 
-def solve(problem: Problem, adjoint: str | None) -> Solution:
-    """Solve with :func:`torchdiffeq.odeint`; autograd goes through its steps, so the gradient is discrete.
+def solve(problem: Problem, y0: Tensor, adjoint: str | None, inputs: Sequence[Tensor]) -> Trace:
+    """Solve; with ``adjoint="backsolve"`` by the continuous adjoint, else autograd goes through the solver."""
+    from torchdiffeq import odeint, odeint_adjoint
 
-    Raises
-    ------
-    scidyn.errors.OptionError
-        If the problem asks for what torchdiffeq does not offer.
-    """
-    from torchdiffeq import odeint
-
-    _check(problem)
-    fixed = problem.stepping == "fixed"
-    counted = _Counted(problem) if fixed else _CountedSteps(problem)
-    times = problem.times[0]
-    options: dict[str, Any] = {}
-    if fixed:
-        options = {} if problem.dt0 is None else {"step_size": problem.dt0}
+    times, position = torch.unique_consecutive(problem.times[0].detach(), return_inverse=True)
+    counted = _Counted(problem)
+    options = {"options": _options(problem), "method": NAMES[problem.method.name]}
+    options |= {"rtol": problem.tolerance.rtol, "atol": problem.tolerance.atol}
+    status = Status.SUCCESS
+    if len(times) == 1:
+        rows = y0.unsqueeze(0)
     else:
-        limits = {"first_step": problem.dt0, "max_num_steps": problem.max_steps}
-        options = {key: value for key, value in limits.items() if value is not None}
-        if not problem.tolerance.worst:
-            options["norm"] = lambda y: y.abs().square().mean().sqrt()
-        else:
-            options["norm"] = lambda y: y.abs().square().mean(dim=-1).amax().sqrt()
-    with torch.set_grad_enabled(adjoint is not None and torch.is_grad_enabled()):
-        status, y = Status.SUCCESS, None
         try:
-            y = odeint(
-                counted,
-                problem.y0,
-                times.to(problem.y0.real.dtype),
-                method=METHODS[problem.method.name],
-                rtol=float(problem.tolerance.rtol),
-                atol=float(problem.tolerance.atol),
-                options=options,
-            ).transpose(0, 1)
-        except AssertionError as reason:  # torchdiffeq states its failures as assertions
-            status = Status.MAX_STEPS if "max_num_steps" in str(reason) else Status.STEP_UNDERFLOW
-    if y is None:
-        y = torch.full(
-            (*problem.y0.shape[:1], len(times), problem.y0.shape[1]),
-            torch.nan,
-            dtype=problem.y0.dtype,
-            device=problem.y0.device,
-        )
-    return _solution(problem, counted, y, status)
+            if adjoint == "backsolve":
+                rows = odeint_adjoint(counted, y0, times, adjoint_params=tuple(inputs), **options)
+            else:
+                rows = odeint(counted, y0, times, **options)
+        except AssertionError as reason:
+            status = _status(str(reason))
+            rows = torch.cat([y0.unsqueeze(0), y0.new_full((len(times) - 1, *y0.shape), torch.nan)])
+    return _trace(problem, counted, rows[position].transpose(0, 1), times, status)
 
 
-def _check(problem: Problem) -> None:
-    choice("method with backend='torchdiffeq'", problem.method.name, METHODS)
-    fixed = problem.stepping == "fixed"
-    if problem.stepping == "per_sample" or fixed != (problem.method.name in FIXED):
-        wanted = "fixed" if problem.method.name in FIXED else "shared"
-        raise OptionError(
-            f"backend='torchdiffeq' offers stepping={wanted!r} for {problem.method.name!r}; got {problem.stepping!r}."
-        )
-    if problem.dt_max is not None or problem.dt_min is not None or problem.controller != Controller():
-        raise OptionError("backend='torchdiffeq' has no dt_min, dt_max or controller; leave them out.")
-    if problem.tolerance.atol.ndim:
-        raise OptionError("backend='torchdiffeq' takes one atol for all components; pass a number.")
-    if bool((problem.times[0, 1:] <= problem.times[0, :-1]).any()) or problem.times.shape[1] < 2:
-        raise OptionError("backend='torchdiffeq' needs two or more times, all different; leave duplicates out.")
+def _options(problem: Problem) -> dict[str, Any]:
+    """Step bounds under torchdiffeq's names."""
+    if problem.stepping == "fixed":
+        return {} if problem.dt0 is None else {"step_size": problem.dt0}
+    found: dict[str, Any] = {"max_num_steps": problem.max_steps}
+    for name, value in (("first_step", problem.dt0), ("min_step", problem.dt_min), ("max_step", problem.dt_max)):
+        if value is not None:
+            found[name] = value
+    if problem.tolerance.worst:
+        found["norm"] = _worst(problem.y0.shape)
+    return found
 
 
-def _solution(problem: Problem, counted: _Counted, y: Tensor, status: Status) -> Solution:
-    batch = y.shape[0]
-    bad = ~torch.isfinite(y.detach()).all(dim=-1)
-    # what follows a state that is not finite was computed from it
-    lost = bad.cumsum(dim=1) > 0
-    statuses = tuple(
-        Status.NON_FINITE_STATE if status is Status.SUCCESS and broken else status for broken in lost.any(1).tolist()
+def _worst(shape: torch.Size) -> Callable[[Tensor], Tensor]:
+    """Root mean square of the worst sample."""
+
+    def norm(y: Tensor) -> Tensor:
+        rows = y.reshape(shape) if y.numel() == shape.numel() else y.reshape(1, -1)
+        return rows.abs().square().mean(dim=-1).sqrt().amax()
+
+    return norm
+
+
+def _status(sentence: str) -> Status:
+    """Translate the message of a failed assertion."""
+    if "max_num_steps" in sentence:
+        return Status.MAX_STEPS
+    if "non-finite" in sentence:
+        return Status.NON_FINITE_STATE
+    return Status.STEP_UNDERFLOW
+
+
+def _trace(problem: Problem, counted: _Counted, y: Tensor, times: Tensor, status: Status) -> Trace:
+    """Fill the record of a solve; a sample with a state that is not finite has failed."""
+    finite = torch.isfinite(y.detach()).all(dim=-1)
+    good = finite.all(dim=1)
+    fallback = Status.NON_FINITE_STATE.value if status is Status.SUCCESS else status.value
+    codes = torch.where(good, Status.SUCCESS.value, fallback).to(torch.int8)
+    last = finite.to(torch.int64).cumprod(dim=1).sum(dim=1) - 1
+    reached = problem.times[0].detach()[last.clamp_min(0)]
+    count = torch.ones_like(codes, dtype=torch.int32)
+    end, empty = y.detach()[:, -1], times.new_zeros(0, 1)
+    one = end.real.new_ones(len(codes))
+    final = LoopState(
+        reached, 0 * reached, end, (), (one, one), codes, count * counted.accepted, count * counted.rejected
     )
-    accepted = counted.accepted if problem.stepping != "fixed" else problem.times.shape[1] - 1
-
-    def whole(count: int) -> Tensor:
-        return torch.full((batch,), count, dtype=torch.int32, device=y.device)
-
-    end = float(problem.end[0]) if all(s.success for s in statuses) else counted.reached
-    stats = Stats(
-        n_accepted=whole(accepted),
-        n_rejected=whole(counted.rejected),
-        evaluations=counted.evaluations,
-        host_reads=counted.accepted + counted.rejected,
-        reached=torch.full((batch,), problem.field.sign * end, dtype=problem.times.dtype, device=y.device),
+    return Trace(
+        y.masked_fill(~finite.unsqueeze(-1), torch.nan),
+        times[:1].unsqueeze(1),
+        empty,
+        end.new_zeros(0, *end.shape),
+        None,
+        final,
+        0 * reached,
+        1 + counted.calls,
+        0,
     )
-    y = y.masked_fill(lost.unsqueeze(-1), torch.nan)
-    return Solution(problem.user_times, y.reshape(batch, y.shape[1], *problem.state), statuses, stats)

@@ -10,6 +10,7 @@ from scidyn.solvers.cde.paths import (
     RectilinearPath,
     with_time,
 )
+from scidyn.solvers.cde.solve import log_ode, solve_cde
 
 __all__ = [
     "ControlPath",
@@ -17,5 +18,7 @@ __all__ = [
     "LinearPath",
     "NaturalCubicPath",
     "RectilinearPath",
+    "log_ode",
+    "solve_cde",
     "with_time",
 ]

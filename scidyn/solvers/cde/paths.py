@@ -73,6 +73,15 @@ class ControlPath:
     Before the first and after the last knot of a row the path is constant, so a short row
     of a ragged batch simply stops moving. Make one of the four subclasses from data.
 
+    Parameters
+    ----------
+    knots : Knots
+        Checked times.
+    values : Tensor, shape (B, K, C)
+        The path at the knots.
+    coefficients : tuple of Tensor, each of shape (B, K - 1, C)
+        Of every piece.
+
     Attributes
     ----------
     knots : Tensor, shape (K,) or (B, K)
@@ -85,6 +94,13 @@ class ControlPath:
         First and last time of each row.
     kinked : bool
         True if the derivative jumps at the knots, so that a solver should land on them.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scidyn.solvers import ControlPath, LinearPath
+    >>> isinstance(LinearPath(torch.tensor([[0.0], [1.0]])), ControlPath)
+    True
     """
 
     kinked: bool = False

@@ -5,7 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from scidyn.solvers.linear.elimination import Elimination
+
 __all__ = ["DenseMatrix"]
+
+WRITTEN_OUT = 4  # sizes that a compiled step eliminates entry by entry
 
 
 class DenseMatrix:
@@ -28,15 +32,16 @@ class DenseMatrix:
     """
 
     def __init__(self, matrix: Tensor) -> None:
+        self._written_out: Elimination | None = None
+        if torch.compiler.is_compiling() and matrix.shape[-1] <= WRITTEN_OUT:
+            self._written_out = Elimination(matrix)
+            self.singular: Tensor = self._written_out.singular
+            return
         self._lu, self._pivots, info = torch.linalg.lu_factor_ex(matrix)
-        self.singular: Tensor = info != 0
+        self.singular = info != 0
 
     def solve(self, b: Tensor) -> Tensor:
         """Solve for right-hand sides of shape (batch, D); differentiable."""
+        if self._written_out is not None:
+            return self._written_out.solve(b)
         return torch.linalg.lu_solve(self._lu, self._pivots, b.unsqueeze(-1)).squeeze(-1)
-
-    def detach(self) -> DenseMatrix:
-        """The same factors, seen as constants by autograd."""
-        copy = object.__new__(DenseMatrix)
-        copy._lu, copy._pivots, copy.singular = self._lu.detach(), self._pivots, self.singular
-        return copy

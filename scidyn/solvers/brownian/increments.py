@@ -1,0 +1,242 @@
+"""Brownian increments on a known grid, drawn in chunks that can be drawn again."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scidyn._check.values import choice, integer
+from scidyn.errors import OptionError, ShapeError, TimeGridError
+from scidyn.solvers.brownian.hashing import mix32, mix64
+from scidyn.solvers.brownian.levy import KINDS, levy_area
+from scidyn.solvers.brownian.noise import LEVELS, Noise, join
+
+__all__ = ["BrownianIncrements", "correlation_factor"]
+
+CHUNK, KEPT = 64, 2
+VARIANCE = (1.0, 1.0 / 12.0, 1.0 / 720.0)
+
+
+def correlation_factor(correlation: Any, channels: int, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    """Lower factor L of a correlation matrix ``L Lᵀ`` of the channels, or None."""
+    if correlation is None:
+        return None
+    matrix = torch.as_tensor(correlation, dtype=torch.float64, device="cpu")
+    if matrix.shape != (channels, channels):
+        raise ShapeError(f"correlation must have shape ({channels}, {channels}); got {tuple(matrix.shape)}.")
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    symmetric = torch.allclose(matrix, matrix.T, atol=1e-8)
+    unit = torch.allclose(matrix.diagonal(), torch.ones_like(matrix[0]))
+    if int(info) or not symmetric or not unit:
+        raise OptionError("correlation must be symmetric and positive definite with ones on its diagonal.")
+    return factor.to(device=device, dtype=dtype)
+
+
+class BrownianIncrements:
+    """Independent increments of a Brownian motion on a fixed grid of times.
+
+    Chunk c of 64 steps is drawn by a generator seeded from (seed, c), so any part of the path
+    can be drawn again, in any order, and nothing needs to be stored. This is the cheapest source
+    of noise; use :class:`BrownianTree` when the steps are not known beforehand, or when a sample
+    must see the same path whatever batch it is in.
+
+    Parameters
+    ----------
+    grid : sequence of float or Tensor, shape (N + 1,)
+        Strictly increasing times.
+    shape : tuple of int
+        Shape of one increment, (B, m) or (B, *state).
+    seed : int
+        Seed >= 0 of the whole path.
+    levels : str
+        "W" for increments, "WH" with space-time areas, "WHK" with space-time-time areas as well.
+        W does not depend on this choice.
+    dtype : torch.dtype
+        Floating dtype.
+    device : torch.device or str
+        Where the increments live.
+    antithetic : bool
+        If True the second half of the batch sees the negative of the first half's path.
+    correlation : array_like, shape (m, m), optional
+        Correlation of the channels (last axis).
+    same_on_every_device : bool
+        Draw on the CPU and copy, so that every device sees the same numbers; costs a transfer per chunk.
+
+    Raises
+    ------
+    scidyn.errors.OptionError
+        If the seed is negative, ``levels`` is unknown, or the batch is odd and antithetic.
+    scidyn.errors.TimeGridError
+        If the grid does not increase.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scidyn.solvers import BrownianIncrements
+    >>> noise = BrownianIncrements([0.0, 0.5, 1.0], (4, 2), seed=0)
+    >>> noise.path().shape                       # W at the three times
+    torch.Size([3, 4, 2])
+    >>> coarse = noise.coarsen(2)                # the same path on the grid 0, 1
+    >>> torch.equal(coarse.path()[-1], noise.path()[-1])
+    True
+    """
+
+    def __init__(
+        self,
+        grid: Sequence[float] | Tensor,
+        shape: Sequence[int],
+        *,
+        seed: int,
+        levels: str = "W",
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        antithetic: bool = False,
+        correlation: Any = None,
+        same_on_every_device: bool = False,
+    ) -> None:
+        nodes = grid.tolist() if isinstance(grid, Tensor) else [float(t) for t in grid]
+        sizes = [b - a for a, b in itertools.pairwise(nodes)]
+        if not sizes or not all(h > 0 for h in sizes):
+            raise TimeGridError("grid must hold at least two times that increase strictly.")
+        self.grid: list[float] = nodes
+        self.sizes = sizes
+        self.uniform = max(sizes) - min(sizes) <= 1e-9 * max(sizes)
+        self.shape = tuple(shape)
+        self.seed = integer("seed", seed, at_least=0)
+        self.levels = choice("levels", levels, LEVELS)
+        self.dtype, self.device = dtype, torch.device(device)
+        if antithetic and self.shape[0] % 2:
+            raise OptionError(f"antithetic pairs need an even batch; the shape is {self.shape}.")
+        self.antithetic = antithetic
+        self.correlation = correlation_factor(correlation, self.shape[-1], dtype, self.device)
+        self._base = mix64(self.seed) & 0xFFFFFFFF
+        known = self.device.type in {"cpu", "cuda", "mps", "xpu"}
+        self._source = torch.device("cpu") if same_on_every_device or not known else self.device
+        self._generator = torch.Generator(self._source)
+        self.area: str | None = None
+        self._kept: dict[int, Noise] = {}
+
+    def with_levels(self, levels: str) -> BrownianIncrements:
+        """Give the same path with more or fewer time integrals."""
+        twin = object.__new__(BrownianIncrements)
+        twin.__dict__.update(self.__dict__)
+        twin.levels, twin._kept = choice("levels", levels, LEVELS), {}
+        return twin
+
+    def with_area(self, kind: str = "foster") -> BrownianIncrements:
+        """Give the same path with Lévy areas, drawn as :func:`levy_area` does."""
+        twin = self.with_levels("WHK" if self.levels == "WHK" else "WH")
+        twin.area = choice("kind", kind, KINDS)
+        return twin
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def block(self, start: int, stop: int) -> Noise:
+        """Noise of the steps ``start … stop - 1``, stacked along a new first axis."""
+        parts: list[Noise] = []
+        while start < stop:
+            c = start // CHUNK
+            end = min(stop, (c + 1) * CHUNK, len(self))
+            low, high = start - c * CHUNK, end - c * CHUNK
+            noise = self._chunk(c)
+            whole = low == 0 and high == noise.W.shape[0]
+            parts.append(noise if whole else _rows(noise, low, high))
+            start = end
+        if len(parts) == 1:
+            return parts[0]
+        return Noise.of(None if p[0] is None else torch.cat(p) for p in zip(*parts, strict=True))
+
+    def _chunk(self, c: int) -> Noise:
+        """Draw chunk ``c``, or take it from those drawn last."""
+        known = self._kept.get(c)
+        if known is not None:
+            return known
+        noise = Noise(*(self._draw(c, level) for level in range(len(self.levels))))
+        if self.area is not None:
+            sizes = self.sizes[c * CHUNK : (c + 1) * CHUNK]
+            h = torch.tensor(sizes, dtype=self.dtype, device=self.device).view(-1, *([1] * (len(self.shape) - 1)))
+            self._generator.manual_seed(mix32(self._base + c * 4 + 3) | (3 << 32))
+            noise = noise._replace(area=levy_area(noise, h, self._generator, self.area))
+        if len(self._kept) >= KEPT:
+            self._kept.pop(next(iter(self._kept)))
+        self._kept[c] = noise
+        return noise
+
+    def _draw(self, c: int, level: int) -> Tensor:
+        """Normals of one level of chunk ``c``, scaled to their variances."""
+        first = c * CHUNK
+        sizes = self.sizes[first : first + CHUNK]
+        rows = self.shape[0] // 2 if self.antithetic else self.shape[0]
+        # bijective in c: no two chunks of a path can share a seed
+        self._generator.manual_seed(mix32(self._base + c * 4 + level) | (level << 32))
+        deviation = (VARIANCE[level] * sizes[0]) ** 0.5 if self.uniform else 1.0
+        z = torch.empty(len(sizes), rows, *self.shape[1:], dtype=self.dtype, device=self._source)
+        z.normal_(0.0, deviation, generator=self._generator)
+        z = z.to(self.device, non_blocking=True)
+        if not self.uniform:
+            h = torch.tensor(sizes, dtype=torch.float64, device="cpu").mul_(VARIANCE[level]).sqrt_()
+            z *= h.to(device=self.device, dtype=self.dtype).view(-1, *([1] * len(self.shape)))
+        if self.antithetic:
+            z = torch.cat([z, -z], dim=1)
+        return z if self.correlation is None else z @ self.correlation.T
+
+    def path(self) -> Tensor:
+        """W at every time of the grid, shape (N + 1, *shape), starting from zero."""
+        W = self.block(0, len(self)).W.cumsum(0)
+        return torch.cat([torch.zeros_like(W[:1]), W])
+
+    def coarsen(self, factor: int) -> CoarseIncrements:
+        """Give the same path on every ``factor``-th time of the grid."""
+        return CoarseIncrements(self, integer("factor", factor, at_least=1))
+
+
+def _rows(noise: Noise, low: int, high: int) -> Noise:
+    """Steps ``low … high - 1`` of a stacked noise."""
+    return noise.each(lambda x: x[low:high])
+
+
+class CoarseIncrements:
+    """A path seen on every ``factor``-th time of a finer grid; made by ``coarsen``."""
+
+    def __init__(self, fine: BrownianIncrements, factor: int) -> None:
+        if len(fine) % factor:
+            raise OptionError(f"factor must divide the {len(fine)} steps of the grid; got {factor}.")
+        self.fine, self.factor = fine, factor
+        self.grid = fine.grid[::factor]
+        self.sizes = [b - a for a, b in itertools.pairwise(self.grid)]
+        self.shape, self.dtype, self.device = fine.shape, fine.dtype, fine.device
+        self.levels, self.area = fine.levels, fine.area
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def with_levels(self, levels: str) -> CoarseIncrements:
+        """Give the same path with more or fewer time integrals."""
+        return CoarseIncrements(self.fine.with_levels(levels), self.factor)
+
+    def with_area(self, kind: str = "foster") -> CoarseIncrements:
+        """Give the same path with Lévy areas."""
+        return CoarseIncrements(self.fine.with_area(kind), self.factor)
+
+    def block(self, start: int, stop: int) -> Noise:
+        """Noise of the steps ``start … stop - 1``, stacked along a new first axis."""
+        k = self.factor
+        fine = self.fine.block(start * k, stop * k)
+        sizes = torch.tensor(self.fine.sizes[start * k : stop * k], dtype=self.dtype, device=self.device)
+        sizes = sizes.view(-1, k, *([1] * len(self.shape)))
+        steps = fine.each(lambda x: x.unflatten(0, (stop - start, k)))
+        joined = steps.each(lambda x: x[:, 0])
+        length = sizes[:, 0]
+        for i in range(1, k):
+            joined = join(joined, Noise.of(None if x is None else x[:, i] for x in steps), length, sizes[:, i])
+            length = length + sizes[:, i]
+        return joined
+
+    def path(self) -> Tensor:
+        """W at every time of the coarse grid, shape (N + 1, *shape)."""
+        return self.fine.path()[:: self.factor]

@@ -1,0 +1,143 @@
+"""Take the steps of a plan: plainly, or for gradients by recomputing short segments."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scidyn.solvers.sde.capture import Leaves, refuse_second_order
+from scidyn.solvers.sde.methods.stepper import Carry, SDEMethod
+from scidyn.solvers.sde.plan import Plan
+from scidyn.solvers.sde.terms import Terms
+
+__all__ = ["advance", "solve_direct", "solve_discrete"]
+
+SHARE, LONGEST = 16, 16
+Tick = Callable[[float], None] | None
+
+
+def advance(
+    terms: Terms, method: SDEMethod, plan: Plan, span: tuple[int, int], y: Tensor, carry: Carry, tick: Tick = None
+) -> tuple[Tensor, Carry, dict[int, Tensor]]:
+    """Take the steps ``start … stop - 1``; give the end and the states to report by place."""
+    start, stop = span
+    kept: dict[int, Tensor] = {}
+    step, starts, sizes, report = method.step, plan.starts, plan.sizes, plan.report
+    for n, noise in enumerate(plan.noises(start, stop), start):
+        y, carry, _ = step(terms, starts[n], sizes[n], y, carry, noise)
+        if n + 1 in report:
+            kept[report[n + 1]] = y
+            if tick is not None:
+                tick((n + 1) / len(sizes))
+    return y, carry, kept
+
+
+def solve_direct(terms: Terms, method: SDEMethod, plan: Plan, y0: Tensor, tick: Tick = None) -> Tensor:
+    """All states to report, (B, T, *state), with autograd's graph of every step if it is recording."""
+    carry = method.begin(terms, plan.starts[0], y0)
+    _, _, kept = advance(terms, method, plan, (0, len(plan.sizes)), y0, carry, tick)
+    return _stack(y0, kept)
+
+
+def _stack(y0: Tensor, kept: dict[int, Tensor]) -> Tensor:
+    """Reported states in order of time."""
+    return torch.stack([y0, *(kept[i] for i in sorted(kept))], dim=1)
+
+
+def solve_discrete(
+    terms: Terms, method: SDEMethod, plan: Plan, y0: Tensor, params: Sequence[Tensor], tick: Tick = None
+) -> Tensor:
+    """As :func:`solve_direct`; the gradient is that of the steps taken, at the memory of a few of them."""
+    result: Tensor = _Discrete.apply(terms, method, plan, tick, y0, *params)
+    return result
+
+
+class _Discrete(torch.autograd.Function):
+    """Keep the state at the start of each segment; sweep the segments backwards, each rerun with a graph."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, terms: Terms, method: SDEMethod, plan: Plan, tick: Tick, y0: Tensor, *params: Tensor
+    ) -> Tensor:
+        """Solve without a graph."""
+        count = len(plan.sizes)
+        length = max(1, min(LONGEST, count // SHARE))
+        y, carry = y0, method.begin(terms, plan.starts[0], y0)
+        bounds = [*range(0, count, length), count]
+        reported: dict[int, Tensor] = {}
+        states: list[Tensor] = []
+        for a, b in itertools.pairwise(bounds):
+            states.extend((y, *carry))
+            y, carry, kept = advance(terms, method, plan, (a, b), y, carry, tick)
+            reported.update(kept)
+        ctx.terms, ctx.method, ctx.plan, ctx.bounds = terms, method, plan, bounds
+        ctx.width, ctx.ids = 1 + len(carry), [id(p) for p in params]
+        ctx.save_for_backward(*states, *params)
+        return _stack(y0, reported)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        """Sweep backwards."""
+        refuse_second_order("discrete")
+        (grad,) = grads
+        terms, method, plan, width = ctx.terms, ctx.method, ctx.plan, ctx.width
+        saved = ctx.saved_tensors
+        leaves = Leaves(ctx.ids, saved[len(saved) - len(ctx.ids) :])
+        params = leaves.tensors
+        total: list[Tensor | None] = [None] * len(params)
+        cotangent: list[Tensor | None] = [None] * width
+        for s in range(len(ctx.bounds) - 2, -1, -1):
+            start = [x.detach().requires_grad_() for x in saved[s * width : (s + 1) * width]]
+            with leaves.recording():
+                y, carry, kept = advance(
+                    terms, method, plan, (ctx.bounds[s], ctx.bounds[s + 1]), start[0], tuple(start[1:])
+                )
+            outputs, weights = [], []
+            for x, c in zip((y, *carry), cotangent, strict=True):
+                if c is not None and x.requires_grad:
+                    outputs.append(x)
+                    weights.append(c)
+            for i, x in kept.items():
+                outputs.append(x)
+                weights.append(grad[:, i])
+            if outputs:
+                found = torch.autograd.grad(outputs, [*start, *params], weights, allow_unused=True)
+                cotangent = list(found[:width])
+                _accumulate(total, found[width:])
+        first, seed = _through_the_start(ctx, saved[0], leaves, cotangent, grad, total)
+        return None, None, None, None, first, *seed
+
+
+def _through_the_start(
+    ctx: Any,
+    y0: Tensor,
+    leaves: Leaves,
+    cotangent: list[Tensor | None],
+    grad: Tensor,
+    total: list[Tensor | None],
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Pull back through the evaluations at the first time, and add the cotangent of the reported start."""
+    first = grad[:, 0] if cotangent[0] is None else grad[:, 0] + cotangent[0]
+    if ctx.width > 1:
+        with leaves.recording():
+            start = y0.detach().requires_grad_()
+            carry = ctx.method.begin(ctx.terms, ctx.plan.starts[0], start)
+        pairs = [(x, c) for x, c in zip(carry, cotangent[1:], strict=True) if c is not None and x.requires_grad]
+        if pairs:
+            outputs, weights = zip(*pairs, strict=True)
+            found = torch.autograd.grad(outputs, [start, *leaves.tensors], weights, allow_unused=True)
+            first = first if found[0] is None else first + found[0]
+            _accumulate(total, found[1:])
+    return first, total
+
+
+def _accumulate(total: list[Tensor | None], found: Sequence[Tensor | None]) -> None:
+    """Add gradients, in place on those that this sweep owns."""
+    for i, g in enumerate(found):
+        if g is not None:
+            known = total[i]
+            total[i] = g.clone() if known is None else known.add_(g)
