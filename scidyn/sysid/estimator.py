@@ -97,6 +97,17 @@ class Estimator(Options):
         for name in [n for n in self.__dict__ if n.endswith("_") and not n.startswith("_")]:
             delattr(self, name)
 
+    @contextlib.contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Leave the estimator as it was if a fit is refused, fails or is interrupted."""
+        before = dict(self.__dict__)
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
     # ---- results -------------------------------------------------------------------------------
 
     def _remember_record(self, obs: Observations) -> None:

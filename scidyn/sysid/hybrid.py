@@ -166,8 +166,9 @@ class HybridODE(NetworkModel):
         scidyn.errors.FitError
             If training does not stay finite.
         """
-        self._fit(ds, checkpoint, progress)
-        self._remember_parameters()
+        with self._all_or_nothing():
+            self._fit(ds, checkpoint, progress)
+            self._remember_parameters()
         return self
 
     def _check_record(self, obs: Observations) -> None:

@@ -172,6 +172,11 @@ class MechanisticODE(Estimator):
         scidyn.errors.FitError
             If the equation cannot be solved from any start.
         """
+        with self._all_or_nothing():
+            self._fit(ds, progress)
+        return self
+
+    def _fit(self, ds: xr.Dataset, progress: Progress | bool | None) -> None:
         obs = self._observe(ds)
         with progress_of(progress, f"fit {type(self.system).__name__}") as bar:
             shooting, result = self._estimate(obs, bar)
@@ -184,7 +189,6 @@ class MechanisticODE(Estimator):
             warnings.warn("The fit stopped before it converged; try more starts.", FitWarning, stacklevel=2)
         self._forget()
         self._remember(obs, shooting, result, profiles, threshold)
-        return self
 
     def _observe(self, ds: xr.Dataset) -> Observations:
         """Check options and record before any work."""

@@ -134,7 +134,8 @@ class NeuralODE(NetworkModel):
         scidyn.errors.FitError
             If training does not stay finite.
         """
-        self._fit(ds, checkpoint, progress)
+        with self._all_or_nothing():
+            self._fit(ds, checkpoint, progress)
         return self
 
     def equations(self) -> str:

@@ -118,6 +118,15 @@ def test_files_bring_back_the_same_bits(kind, fits, record, tmp_path):
     model.save(path, overwrite=True)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_refused_fit_changes_nothing(kind, fits, record):
+    model = fits[kind]
+    before = model.predict([1921.0])
+    with pytest.raises(DataError):
+        model.fit(record[["lynx", "hare"]].isel(time=slice(0, 2)))
+    assert model.predict([1921.0]).identical(before)
+
+
 def test_score_refuses_other_records(fits, record):
     model = fits["mechanistic"]
     with pytest.raises(DataError, match="select and convert"):
