@@ -135,9 +135,7 @@ class HDF5Windows:
                 else:
                     array.read(local, int(start[k]), row, self.crop)
                     y[k, ..., f] = row
-            flat = y[k].reshape(-1)
-            # while the window is in the processor's cache: a NaN or an infinity would be in the sum of squares
-            suspect = suspect or not math.isfinite(np.einsum("i,i", flat, flat))
+            suspect = suspect or not _finite(y[k].reshape(-1))  # while the window is in the processor's cache
         return self._batch(self._buffers.lend(y), places, trajectory, start, suspect)
 
     def _batch(
@@ -205,6 +203,14 @@ class _Part:
         self.dtype = np.result_type(*(a.dtype for a in self.arrays))
         if self.dtype.kind != "f":
             self.dtype = np.dtype(float)
+
+
+def _finite(flat: np.ndarray) -> bool:
+    """False if there is a NaN or an infinity, or, rarely, if squares overflow.
+
+    Products of 8,192 numbers are below the size at which BLAS would start threads.
+    """
+    return math.isfinite(sum(float(np.dot(p, p)) for p in (flat[k : k + 8192] for k in range(0, flat.size, 8192))))
 
 
 def _cropped(crop: Mapping[str, tuple[int, int]] | None, part: _Part) -> tuple[tuple[slice, ...], tuple[int, ...]]:
