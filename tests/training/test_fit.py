@@ -68,6 +68,29 @@ def test_a_killed_fit_ends_with_the_same_bits(tmp_path):
         assert printed(folder) == whole
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_asked_to_stop_it_leaves_a_checkpoint_and_goes_on_from_there(tmp_path, number, capsys):
+    def run(checkpoint, stop_at):
+        model, calls = Point(-1.2, 1.0), [0]
+
+        def objective(model, batch):
+            calls[0] += 1
+            if calls[0] == stop_at:
+                os.kill(os.getpid(), number)
+            return rosenbrock(model, batch)
+
+        fit(model, objective, None, stages=[Adam(30, 0.05)], checkpoint=checkpoint, checkpoint_every=1000)
+        return model.x.detach()
+
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path / "fit", 10)
+    assert stopped.value.code == 75
+    assert "stopped at step 10" in capsys.readouterr().err
+    assert signal.getsignal(number) == before
+    torch.testing.assert_close(run(tmp_path / "fit", None), run(None, None), rtol=0, atol=0)
+
+
 class Point(torch.nn.Module):
     def __init__(self, *values):
         super().__init__()
