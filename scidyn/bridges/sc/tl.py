@@ -215,11 +215,11 @@ def couplings(adata: Any, *, key: str = "bridge", topk: int = 50, fitted: Any = 
     model, cells, _ = _sinkhorn(adata, key, fitted)
     count, out = integer("topk", topk, at_least=1), []
     for k in range(len(cells) - 1):
-        p = model.coupling(k)
-        value, column = p.topk(min(count, p.shape[1]), dim=1)
+        plan = model.link(k).plan
+        column, value, _ = plan.topk(count)
         value = value / value.sum(dim=1, keepdim=True)
-        row = np.repeat(np.arange(len(p)), value.shape[1])
-        out.append(csr_array((value.reshape(-1).numpy(), (row, column.reshape(-1).numpy())), shape=tuple(p.shape)))
+        row = np.repeat(np.arange(len(value)), value.shape[1])
+        out.append(csr_array((value.reshape(-1).numpy(), (row, column.reshape(-1).numpy())), shape=plan.shape))
     adata.uns[key] = {**adata.uns[key], "couplings": {str(k): m for k, m in enumerate(out)}}
     return out
 
@@ -267,8 +267,7 @@ def fate(
     out = np.full((len(labels), len(wanted)), np.nan)
     out[rows[-1]] = p.numpy()
     for k in range(len(cells) - 2, -1, -1):
-        plan = model.coupling(k)
-        p = plan @ p / plan.sum(dim=1, keepdim=True)
+        p = model.link(k).average(p)
         out[rows[k]] = p.numpy()
     adata.obsm[f"{key}_fate"] = out
     safe = np.clip(out, 1e-300, 1.0)
@@ -300,8 +299,8 @@ def velocity(adata: Any, *, key: str = "bridge", fitted: Any = None) -> None:
         elif k < len(rows) - 1:
             out[r] = model.drift(t, x).numpy()
         else:
-            plan = model.coupling(k - 1)
-            before = plan.mT @ cells.clouds[k - 1] / plan.sum(dim=0).unsqueeze(1)
+            plan = model.link(k - 1).plan
+            before = plan.transpose_apply(cells.clouds[k - 1]) / plan.column_sums().unsqueeze(1)
             out[r] = ((x - before) / float(cells.times[k] - cells.times[k - 1])).numpy()
     adata.obsm[f"{key}_velocity"] = out
 
