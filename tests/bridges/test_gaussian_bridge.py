@@ -46,7 +46,7 @@ def test_the_drift_carries_both_marginals_and_their_covariance(reference):
     """Moments of dX = (K X + k) dt + L dW, with the bridge's own drift, must reach Σ1 and Cov(X0, X1)."""
     bridge = GaussianBridge([0.2, 0.1], COV0, [1.0, -1.0], COV1, reference=reference, span=2.0)
     mean, cov = bridge.marginal(0.0)
-    cross, n, stop = cov.clone(), 250, 1.9
+    cross, n, stop = cov.clone(), 100, 1.9
     noise = reference.L @ reference.L.mT
     eye = torch.eye(2, dtype=torch.float64)
 

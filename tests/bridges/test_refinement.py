@@ -134,7 +134,7 @@ def test_standard_errors_are_those_of_repeated_experiments():
 def test_predator_and_prey_within_three_percent_and_held_out_snapshots():
     times = np.arange(9.0)
     clouds = noisy_predator_prey(times, 60)
-    result = IterativeReferenceRefinement(LotkaVolterra(0.0, 0.0, 0.0, 0.0), 0.1, n_steps=30, n_paths=200).fit(
+    result = IterativeReferenceRefinement(LotkaVolterra(0.0, 0.0, 0.0, 0.0), 0.1, n_steps=20, n_paths=100).fit(
         clouds, times, holdout=[1, 3, 5, 7]
     )
     truth = np.array([1.0, 0.4, 0.4, 0.1])
@@ -160,6 +160,19 @@ def test_the_repressilator_is_found_from_a_start_without_dynamics():
     score = result.score()
     assert float(score["bridge"].mean()) < 0.25
     assert float(score["bridge"].mean()) < float(score["interpolation"].mean()) / 5
+
+
+@pytest.mark.slow
+def test_proportional_fitting_refines_the_same_parameters():
+    """The simulated bridge, without linearisation, ends at the same truth."""
+    times = np.arange(7.0)
+    result = IterativeReferenceRefinement(
+        LotkaVolterra(0.0, 0.0, 0.0, 0.0), 0.1, bridge="ipf", iterations=1, n_steps=20, n_paths=500
+    ).fit(noisy_predator_prey(times, 60), times, holdout=[1, 3, 5])
+    assert np.abs(result.theta["estimate"].values / [1.0, 0.4, 0.4, 0.1] - 1).max() < 0.05
+    score = result.score()
+    assert float(score["bridge"].mean()) < float(score["interpolation"].mean()) / 4
+    assert result.paths.sizes["time"] == 3 * 20 + 1
 
 
 def test_the_moment_search_takes_drifts_that_resist_batching():
@@ -190,10 +203,15 @@ def test_a_library_linear_in_its_parameters_finds_the_rotation():
     assert np.abs(result.theta["estimate"].values - [0, -2, 2, 0]).max() < 0.15
 
 
+@pytest.mark.slow
 def test_noise_may_depend_on_the_state():
     clouds = noisy_predator_prey([0.0, 1.0, 2.0], 40)
     result = IterativeReferenceRefinement(
-        LotkaVolterra(1.0, 0.4, 0.4, 0.1), lambda x: 0.02 * x.abs() + 1e-3, standard_errors=False
+        LotkaVolterra(1.0, 0.4, 0.4, 0.1),
+        lambda x: 0.02 * x.abs() + 1e-3,
+        n_steps=20,
+        n_paths=100,
+        standard_errors=False,
     ).fit(clouds, [0.0, 1.0, 2.0])
     assert np.abs(result.theta["estimate"].values / [1.0, 0.4, 0.4, 0.1] - 1).max() < 0.1
 
@@ -201,7 +219,8 @@ def test_noise_may_depend_on_the_state():
 def test_results_are_datasets_and_repeat():
     clouds = ornstein_uhlenbeck([0.0, 1.0, 2.0], 40)
     first, second = (
-        IterativeReferenceRefinement(ou_drift, 0.3, iterations=2).fit(clouds, [0.0, 1.0, 2.0]) for _ in (0, 1)
+        IterativeReferenceRefinement(ou_drift, 0.3, iterations=2, n_paths=50).fit(clouds, [0.0, 1.0, 2.0])
+        for _ in (0, 1)
     )
     assert first.history.identical(second.history)
     assert first.paths.identical(second.paths)

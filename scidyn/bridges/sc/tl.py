@@ -209,6 +209,19 @@ def couplings(adata: Any, *, key: str = "bridge", topk: int = 50, fitted: Any = 
     -------
     list of scipy.sparse.csr_array, each of shape (cells of one time, cells of the next)
         Also kept in ``uns[key]["couplings"]``, named ``"0"``, ``"1"``, …
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from scidyn.bridges import sc
+    >>> day = np.repeat([0, 1, 2], 20)
+    >>> table = pd.DataFrame({"day": day, "cell_type": np.tile(["left", "right"], 30)})
+    >>> side = np.where(table["cell_type"] == "right", 1.0, -1.0)
+    >>> cells = sc.CellTable(table, {"X_pca": np.column_stack([side * (1 + day), day])})
+    >>> fitted = sc.tl.bridge(cells, sigma=0.3)
+    >>> links = sc.tl.couplings(cells, topk=3, fitted=fitted)
+    >>> len(links), links[0].shape, links[0].nnz
+    (2, (20, 20), 60)
     """
     from scipy.sparse import csr_array
 
@@ -251,6 +264,19 @@ def fate(
     -------
     pandas.DataFrame
         Cells × groups; also in ``obsm[key + "_fate"]``, and the entropy in ``obs[key + "_entropy"]``.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from scidyn.bridges import sc
+    >>> day = np.repeat([0, 1, 2], 20)
+    >>> table = pd.DataFrame({"day": day, "cell_type": np.tile(["left", "right"], 30)})
+    >>> side = np.where(table["cell_type"] == "right", 1.0, -1.0)
+    >>> cells = sc.CellTable(table, {"X_pca": np.column_stack([side * (1 + day), day])})
+    >>> fitted = sc.tl.bridge(cells, sigma=0.3)
+    >>> table = sc.tl.fate(cells, fitted=fitted)
+    >>> [float(p) for p in table.iloc[0].round(2)]
+    [1.0, 0.0]
     """
     import pandas as pd
 
@@ -289,6 +315,19 @@ def velocity(adata: Any, *, key: str = "bridge", fitted: Any = None) -> None:
         Key of the bridge.
     fitted : SinkhornBridge or FlowMatching, optional
         What :func:`bridge` returned.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from scidyn.bridges import sc
+    >>> day = np.repeat([0, 1, 2], 20)
+    >>> table = pd.DataFrame({"day": day, "cell_type": np.tile(["left", "right"], 30)})
+    >>> side = np.where(table["cell_type"] == "right", 1.0, -1.0)
+    >>> cells = sc.CellTable(table, {"X_pca": np.column_stack([side * (1 + day), day])})
+    >>> fitted = sc.tl.bridge(cells, sigma=0.3)
+    >>> sc.tl.velocity(cells, fitted=fitted)
+    >>> cells.obsm["bridge_velocity"][0].round(1).tolist()
+    [-1.0, 1.0]
     """
     model, cells, rows = _again(adata, key, fitted)
     out = np.full((sum(len(r) for r in rows), cells.dim), np.nan)
@@ -329,6 +368,19 @@ def interpolate(
     -------
     xarray.Dataset
         Kind ``snapshots``, in the representation.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from scidyn.bridges import sc
+    >>> day = np.repeat([0, 1, 2], 20)
+    >>> table = pd.DataFrame({"day": day, "cell_type": np.tile(["left", "right"], 30)})
+    >>> side = np.where(table["cell_type"] == "right", 1.0, -1.0)
+    >>> cells = sc.CellTable(table, {"X_pca": np.column_stack([side * (1 + day), day])})
+    >>> fitted = sc.tl.bridge(cells, sigma=0.3)
+    >>> between = sc.tl.interpolate(cells, time=0.5, n=8, fitted=fitted)
+    >>> dict(between.sizes)
+    {'cell': 8, 'feature': 2}
     """
     model, cells, _ = _again(adata, key, fitted)
     if not float(cells.times[0]) <= float(time) <= float(cells.times[-1]):
@@ -367,6 +419,18 @@ def evaluate(
     -------
     pandas.DataFrame
         Mean and standard deviation over seeds of ``one_step`` and ``rollout``, one row per method.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from scidyn.bridges import sc
+    >>> day = np.repeat([0, 1, 2], 20)
+    >>> table = pd.DataFrame({"day": day, "cell_type": np.tile(["left", "right"], 30)})
+    >>> side = np.where(table["cell_type"] == "right", 1.0, -1.0)
+    >>> cells = sc.CellTable(table, {"X_pca": np.column_stack([side * (1 + day), day])})
+    >>> fitted = sc.tl.bridge(cells, sigma=0.3)
+    >>> sc.tl.evaluate(cells, seeds=1).columns.tolist()
+    ['one_step', 'rollout', 'one_step_std', 'rollout_std']
     """
     if key not in adata.uns:
         raise NotFittedError(f"uns has no bridge {key!r}; run sc.tl.bridge(adata, key_added={key!r}) first.")
