@@ -9,7 +9,7 @@ from scidyn.solvers.cde import (
     LinearPath,
     NaturalCubicPath,
     RectilinearPath,
-    log_signature,
+    log_ode,
     solve_cde,
     with_time,
 )
@@ -30,7 +30,7 @@ from scidyn.solvers.ctmc import (
 from scidyn.solvers.events import Event, EventRecord
 from scidyn.solvers.ode import solve_ode
 from scidyn.solvers.phi import phi_functions
-from scidyn.solvers.sde import SDESolution, solve_langevin, solve_sde
+from scidyn.solvers.sde import LangevinSolution, SDESolution, solve_langevin, solve_sde
 from scidyn.solvers.sensitivity import solve_sensitivities
 from scidyn.solvers.solution import Solution, Stats
 from scidyn.solvers.split import SemilinearField, SeparableField, SplitField
@@ -47,6 +47,7 @@ __all__ = [
     "HermiteCubicPath",
     "JumpSolution",
     "JumpStatus",
+    "LangevinSolution",
     "LinearPath",
     "MarkovFBM",
     "NaturalCubicPath",
@@ -65,7 +66,7 @@ __all__ = [
     "fixed_point",
     "join",
     "levy_area",
-    "log_signature",
+    "log_ode",
     "odeint",
     "odeint_adjoint",
     "odeint_event",
