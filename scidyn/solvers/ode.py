@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from scidyn.solvers.adjoint.capture import captured
+from scidyn.solvers.adjoint.continuous import attach_continuous, check_backsolve
 from scidyn.solvers.adjoint.direct import replay
 from scidyn.solvers.adjoint.discrete import attach
+from scidyn.solvers.adjoint.reversible import Marks, attach_reversible, reversible
 from scidyn.solvers.adjoint.times import move, move_outputs
 from scidyn.solvers.arguments import Problem, check_choices, prepare
 from scidyn.solvers.backends import torchdiffeq
@@ -95,13 +97,19 @@ def solve_ode(
     adjoint : str, optional
         How gradients are found. ``"discrete"`` (default): the exact gradient of the computed solution from
         (t, h, y) per accepted step, N·batch·(D + 2) numbers; can be differentiated again. ``"direct"``:
-        autograd through every step, much more memory, the same gradient. ``"backsolve"``: the continuous
-        adjoint of torchdiffeq, with ``backend="torchdiffeq"`` only. None: no gradient.
+        autograd through every step, much more memory, the same gradient. ``"reversible"``: explicit
+        Runge–Kutta methods in a form whose steps can be undone, the exact gradient of the computed solution
+        with memory independent of the number of steps beyond their times; samples that fail get none.
+
+        ``"interpolating"``: the gradient of the exact flow by solving backwards along the kept polynomials,
+        its error of the size of the tolerances. ``"backsolve"``: the same without keeping anything but the
+        reported states, the path is solved backwards too; a last resort, explicit methods only. The last
+        three cannot be differentiated again. None: no gradient.
     backend : str
         ``"native"``; ``"scipy"`` with ``method="Radau"``, ``"BDF"``, ``"LSODA"``, ``"DOP853"``, ``"RK45"`` or
         ``"RK23"``, sample by sample on the host; or ``"torchdiffeq"`` for a comparison with that package
         (explicit methods, shared or
-        fixed steps); its gradient is backpropagation through its steps unless ``adjoint="backsolve"``.
+        fixed steps); its gradient is backpropagation through its steps, or its own with ``adjoint="backsolve"``.
     dense : bool
         Keep the polynomials of all steps, so that :meth:`scidyn.solvers.Solution.dense` can be called.
     params : sequence of Tensor, optional
@@ -161,6 +169,7 @@ def solve_ode(
     ----------
     E. Hairer, S. P. Nørsett, G. Wanner, Solving Ordinary Differential Equations I, Springer, 1993.
     A. Sandu, On the properties of Runge–Kutta discrete adjoints, ICCS 2006, 550–557.
+    S. McCallum, J. Foster, Efficient, accurate and stable gradients for neural ODEs, arXiv:2410.11648, 2024.
     """
     check_choices(adjoint, backend, on_failure, compile)
     foreign = str(method) if backend == "scipy" else None
@@ -182,6 +191,10 @@ def solve_ode(
         max_steps=max_steps,
         stepping=stepping,
     )
+    if adjoint == "reversible":
+        problem = problem._replace(method=reversible(problem.method))
+    elif adjoint == "backsolve":
+        check_backsolve(problem.method)
     if backend == "torchdiffeq":
         torchdiffeq.suits(problem, dense, compile, controller)
     with torch.no_grad():
@@ -190,21 +203,26 @@ def solve_ode(
     if backend == "torchdiffeq":
         trace = _with_torchdiffeq(problem, adjoint, inputs)
         return report(make_solution(problem, trace, trace.y), trace.last_size, on_failure)
-    keep = inputs is not None and adjoint == "discrete"
+    along = inputs is not None and adjoint == "interpolating"
+    keep = along or (inputs is not None and adjoint == "discrete")
+    marks = Marks() if inputs is not None and adjoint == "reversible" else None
     if foreign is not None:
-        trace = integrate_scipy(problem, foreign, keep_states=keep, keep_coef=dense, progress=progress)
+        trace = integrate_scipy(problem, foreign, keep_states=keep, keep_coef=dense or along, progress=progress)
     elif problem.stepping == "fixed":
-        trace = integrate_fixed(problem, k1, keep_states=keep, keep_coef=dense, progress=progress)
+        trace = integrate_fixed(
+            problem, k1, keep_states=keep, keep_coef=dense or along, progress=progress, observe=marks
+        )
     else:
         trace = integrate(
             problem,
             k1,
             keep_states=keep,
-            keep_coef=dense,
+            keep_coef=dense or along,
             try_step=stepper(problem, compile),
             progress=progress,
+            observe=marks,
         )
-    y = trace.y if inputs is None else _differentiable(problem, trace, inputs, adjoint)
+    y = trace.y if inputs is None else _differentiable(problem, trace, inputs, adjoint, marks)
     return report(make_solution(problem, trace, y), trace.last_size, on_failure)
 
 
@@ -224,11 +242,17 @@ def _inputs(problem: Problem, params: Sequence[Tensor] | None) -> tuple[Tensor, 
     return found if needed else None
 
 
-def _differentiable(problem: Problem, trace: Trace, inputs: Sequence[Tensor], adjoint: str | None) -> Tensor:
+def _differentiable(
+    problem: Problem, trace: Trace, inputs: Sequence[Tensor], adjoint: str | None, marks: Marks | None
+) -> Tensor:
     """Attach the gradient to the solution; times not reached hold NaN without one."""
     y0, times = _start(problem), problem.times
     if adjoint == "discrete":
         y = attach(problem, trace, y0, inputs)
+    elif adjoint in ("backsolve", "interpolating"):
+        y = attach_continuous(problem, trace, y0, inputs, adjoint)
+    elif marks is not None:
+        y = attach_reversible(problem, trace, marks, y0, inputs)
     else:
         grid, fixed = (trace.times, trace.size), problem.stepping == "fixed"
         y = replay(problem.field, problem.method, y0, *grid, times.detach(), fixed)
