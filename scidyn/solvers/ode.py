@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scidyn._check.values import integer
+from scidyn.errors import OptionError
 from scidyn.solvers.adjoint.capture import captured
+from scidyn.solvers.adjoint.checkpoints import Checkpoints, check_checkpoints
 from scidyn.solvers.adjoint.continuous import attach_continuous, check_backsolve
 from scidyn.solvers.adjoint.direct import replay
 from scidyn.solvers.adjoint.discrete import attach
@@ -47,6 +50,7 @@ def solve_ode(
     max_steps: int = 4096,
     stepping: str | None = None,
     adjoint: str | None = "discrete",
+    checkpoints: int | None = None,
     backend: str = "native",
     dense: bool = False,
     params: Sequence[Tensor] | None = None,
@@ -105,6 +109,10 @@ def solve_ode(
         its error of the size of the tolerances. ``"backsolve"``: the same without keeping anything but the
         reported states, the path is solved backwards too; a last resort, explicit methods only. The last
         three cannot be differentiated again. None: no gradient.
+    checkpoints : int, optional
+        Largest number of states that the discrete adjoint keeps, at least 2; the times and sizes of all steps are
+        kept besides. Steps between them are taken again in the backward sweep, which gives the same
+        gradient. Left out, the state at every step is kept. Explicit Runge–Kutta methods only.
     backend : str
         ``"native"``; ``"scipy"`` with ``method="Radau"``, ``"BDF"``, ``"LSODA"``, ``"DOP853"``, ``"RK45"`` or
         ``"RK23"``, sample by sample on the host; or ``"torchdiffeq"`` for a comparison with that package
@@ -172,6 +180,7 @@ def solve_ode(
     S. McCallum, J. Foster, Efficient, accurate and stable gradients for neural ODEs, arXiv:2410.11648, 2024.
     """
     check_choices(adjoint, backend, on_failure, compile)
+    limit = None if checkpoints is None else integer("checkpoints", checkpoints, at_least=2)
     foreign = str(method) if backend == "scipy" else None
     if foreign is not None:
         method, stepping = gradient_method(foreign), stepping or "per_sample"
@@ -195,6 +204,10 @@ def solve_ode(
         problem = problem._replace(method=reversible(problem.method))
     elif adjoint == "backsolve":
         check_backsolve(problem.method)
+    if limit is not None:
+        if backend != "native":
+            raise OptionError(f"checkpoints needs backend='native'; got {backend!r}.")
+        check_checkpoints(problem.method, adjoint)
     if backend == "torchdiffeq":
         torchdiffeq.suits(problem, dense, compile, controller)
     with torch.no_grad():
@@ -205,7 +218,11 @@ def solve_ode(
         return report(make_solution(problem, trace, trace.y), trace.last_size, on_failure)
     along = inputs is not None and adjoint == "interpolating"
     keep = along or (inputs is not None and adjoint == "discrete")
-    marks = Marks() if inputs is not None and adjoint == "reversible" else None
+    marks: Marks | Checkpoints | None = None
+    if inputs is not None and adjoint == "reversible":
+        marks = Marks()
+    elif keep and limit is not None:
+        keep, marks = False, Checkpoints(limit, problem.y0)
     if foreign is not None:
         trace = integrate_scipy(problem, foreign, keep_states=keep, keep_coef=dense or along, progress=progress)
     elif problem.stepping == "fixed":
@@ -243,15 +260,15 @@ def _inputs(problem: Problem, params: Sequence[Tensor] | None) -> tuple[Tensor, 
 
 
 def _differentiable(
-    problem: Problem, trace: Trace, inputs: Sequence[Tensor], adjoint: str | None, marks: Marks | None
+    problem: Problem, trace: Trace, inputs: Sequence[Tensor], adjoint: str | None, marks: Marks | Checkpoints | None
 ) -> Tensor:
     """Attach the gradient to the solution; times not reached hold NaN without one."""
     y0, times = _start(problem), problem.times
     if adjoint == "discrete":
-        y = attach(problem, trace, y0, inputs)
+        y = attach(problem, trace, y0, inputs, marks if isinstance(marks, Checkpoints) else None)
     elif adjoint in ("backsolve", "interpolating"):
         y = attach_continuous(problem, trace, y0, inputs, adjoint)
-    elif marks is not None:
+    elif isinstance(marks, Marks):
         y = attach_reversible(problem, trace, marks, y0, inputs)
     else:
         grid, fixed = (trace.times, trace.size), problem.stepping == "fixed"

@@ -151,13 +151,15 @@ class _Adjoint(Field):
         """Integrate the gradient of ``params`` over the accepted steps."""
         raise NotImplementedError
 
-    def part(self, t: Tensor, y: Tensor, grad: Tensor, weight: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def part(
+        self, t: Tensor, y: Tensor, grad: Tensor, weight: Tensor, params: Sequence[Tensor]
+    ) -> tuple[Tensor | None, ...]:
         """Give ``weight (∂f/∂p)ᵀ a`` at one point; ``weight`` is (1,) or (batch,)."""
         moved = (weight != 0).unsqueeze(-1)
         with torch.enable_grad():
             rate = self.forwards(t, y.detach())
         if not rate.requires_grad:
-            return (None,) * len(params)  # type: ignore[return-value]
+            return (None,) * len(params)
         scaled = torch.where(moved, weight.to(y.real.dtype).unsqueeze(-1) * grad, 0.0)
         return torch.autograd.grad(rate, params, scaled, allow_unused=True)
 
@@ -187,7 +189,8 @@ class _WithState(_Adjoint):
                 method.replay(noted, t, h, y, dense=False)
             for (when, both), b in zip(points, method.tableau.a[-1], strict=True):
                 if b != 0.0:
-                    found = self.part(-when, *both.chunk(2, dim=-1), b * h, params)
+                    state, grad = both.chunk(2, dim=-1)
+                    found = self.part(-when, state, grad, b * h, params)
                     totals = [add(total, new) for total, new in zip(totals, found, strict=True)]
         return totals
 
@@ -226,5 +229,5 @@ class _AlongPath(_Adjoint):
 
 def _pull(f: Callable[[Tensor], Tensor], y: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Value of f and its vector–Jacobian product."""
-    rate, pullback = torch.func.vjp(f, y)
-    return rate, pullback(grad)[0]
+    value: Any = torch.func.vjp(f, y)
+    return value[0], value[1](grad)[0]
