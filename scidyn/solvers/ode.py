@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from scidyn.solvers.adjoint.checkpoints import Checkpoints, check_checkpoints
 from scidyn.solvers.adjoint.continuous import attach_continuous, check_backsolve
 from scidyn.solvers.adjoint.direct import replay
 from scidyn.solvers.adjoint.discrete import attach
+from scidyn.solvers.adjoint.regularisation import check_regularize, regularised, with_nodes
 from scidyn.solvers.adjoint.reversible import Marks, attach_reversible, reversible
 from scidyn.solvers.adjoint.times import move, move_outputs
 from scidyn.solvers.arguments import Problem, check_choices, prepare
@@ -51,6 +53,8 @@ def solve_ode(
     stepping: str | None = None,
     adjoint: str | None = "discrete",
     checkpoints: int | None = None,
+    regularize: str | None = None,
+    regularize_seed: int = 0,
     backend: str = "native",
     dense: bool = False,
     params: Sequence[Tensor] | None = None,
@@ -113,6 +117,14 @@ def solve_ode(
         Largest number of states that the discrete adjoint keeps, at least 2; the times and sizes of all steps are
         kept besides. Steps between them are taken again in the backward sweep, which gives the same
         gradient. Left out, the state at every step is kept. Explicit Runge–Kutta methods only.
+    regularize : str, optional
+        Measure how hard the steps were, as ``Solution.regularization`` with a differentiable ``value``:
+        ``"error"`` sums the scaled error estimate times the step size over the steps, ``"stiffness"`` an
+        estimate of the largest eigenvalue of the Jacobian; ``"local_error"`` and ``"local_stiffness"`` take one
+        random accepted step per sample (one in all if steps are shared) from a state without gradient, and go
+        with every native adjoint. Its gradient through the repeated steps is kept by autograd.
+    regularize_seed : int
+        Seed of the random steps.
     backend : str
         ``"native"``; ``"scipy"`` with ``method="Radau"``, ``"BDF"``, ``"LSODA"``, ``"DOP853"``, ``"RK45"`` or
         ``"RK23"``, sample by sample on the host; or ``"torchdiffeq"`` for a comparison with that package
@@ -200,6 +212,11 @@ def solve_ode(
         max_steps=max_steps,
         stepping=stepping,
     )
+    if regularize is not None:
+        if backend != "native" or limit is not None:
+            raise OptionError("regularize needs backend='native' and every state: leave out backend and checkpoints.")
+        check_regularize(problem, regularize, adjoint)
+    plain = problem
     if adjoint == "reversible":
         problem = problem._replace(method=reversible(problem.method))
     elif adjoint == "backsolve":
@@ -223,6 +240,7 @@ def solve_ode(
         marks = Marks()
     elif keep and limit is not None:
         keep, marks = False, Checkpoints(limit, problem.y0)
+    keep = keep or regularize is not None
     if foreign is not None:
         trace = integrate_scipy(problem, foreign, keep_states=keep, keep_coef=dense or along, progress=progress)
     elif problem.stepping == "fixed":
@@ -239,8 +257,14 @@ def solve_ode(
             progress=progress,
             observe=marks,
         )
-    y = trace.y if inputs is None else _differentiable(problem, trace, inputs, adjoint, marks)
-    return report(make_solution(problem, trace, y), trace.last_size, on_failure)
+    nodes = regularize in ("error", "stiffness") and len(trace.size) > 0
+    whole, longer = with_nodes(problem, trace) if nodes else (problem, trace)
+    y = longer.y if inputs is None else _differentiable(whole, longer, inputs, adjoint, marks)
+    y, states = y[:, : trace.y.shape[1]], y[:, trace.y.shape[1] :].transpose(0, 1) if nodes else trace.states
+    solution = report(make_solution(problem, trace, y), trace.last_size, on_failure)
+    if regularize is None or not len(trace.size):
+        return solution
+    return replace(solution, regularization=regularised(plain, trace, regularize, states, regularize_seed))
 
 
 def _with_torchdiffeq(problem: Problem, adjoint: str | None, inputs: Sequence[Tensor] | None) -> Trace:

@@ -15,6 +15,8 @@ from scidyn.solvers.status import Status
 if TYPE_CHECKING:
     import xarray as xr
 
+    from scidyn.solvers.adjoint.regularisation import Regularization
+
 __all__ = ["Solution", "Stats"]
 
 
@@ -60,6 +62,8 @@ class Solution:
         One per sample.
     stats : Stats
         Steps, rejections, evaluations and host reads.
+    regularization : Regularization or None
+        With ``regularize=``: ``value`` to add to a loss, and ``error``, ``stiffness``, ``t``, ``h`` per step.
 
     Examples
     --------
@@ -75,6 +79,7 @@ class Solution:
     status: tuple[Status, ...]
     stats: Stats
     _interpolant: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+    regularization: Regularization | None = field(default=None, repr=False)
 
     @property
     def success(self) -> bool:

@@ -47,6 +47,8 @@ class SDESolution(Solution):
         One per sample.
     stats : Stats
         Steps, rejections, evaluations and host reads.
+    regularization : None
+        Only ``solve_ode`` measures steps.
     log_ratio : Tensor or None, shape (batch, time)
         ``½ ∫ |g⁻¹ (f - h)|² ds`` from the first time, if a prior drift h was given.
     grid : tuple of float
