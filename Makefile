@@ -14,9 +14,9 @@ WORKERS ?= 2
 demo: $(READY)
 	@$(BIN)/python -m scidyn demo
 
-# one thread a worker, so that the workers do not fight for the cores
+# one thread a worker, so that the workers do not fight for the cores; one file a worker, so that fits are shared
 test: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS) --dist worksteal
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS) --dist loadfile
 
 check: lint types imports docs test
 

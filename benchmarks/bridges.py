@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--cells", type=int)
     parser.add_argument("--only", default="", help="part of a data set's title (refinement) or of a method's name")
-    parser.add_argument("--iterations", type=int, default=2000)
+    parser.add_argument("--iterations", type=int, default=1200)
     given = parser.parse_args()
     if given.study == "refinement":
         refinement(given.data, given.only)

@@ -1,236 +1,219 @@
-"""Stochastic solvers side by side: time, strong error and gradients, competitors interleaved.
+"""Stochastic solves against a plain loop, torchsde and, if installed, diffrax: time, memory, strong error.
 
-One thread, CPU seconds of this process. Run from the root of the repository::
+Batch 1,024 × 8, float32, one thread, competitors interleaved, medians of processor time in milliseconds:
 
-    OMP_NUM_THREADS=1 python benchmarks/sde.py [--steps 100] [--repeats 7] [--figures DIRECTORY]
-
-diffrax is timed if it can be imported. The table states what is compared; nothing is asserted.
+    python benchmarks/sde.py [forward] [train] [tree]
 """
 
-import argparse
-import math
+from __future__ import annotations
+
+import statistics
+import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
-import torchsde
-from torch import nn
+from torch import Tensor, nn
 
 from scidyn.solvers import BrownianIncrements, BrownianTree, solve_sde
 
-BATCH, SIZE = 1024, 8
+BATCH, SIZE, REPORTED = 1024, 8, 11
 
 
-class Model(nn.Module):
+class Neural(nn.Module):
     noise_type, sde_type = "diagonal", "ito"
 
-    def __init__(self, drift, diffusion):
+    def __init__(self) -> None:
         super().__init__()
-        self.drift, self.diffusion = drift, diffusion
+        torch.manual_seed(0)
+        self.drift = nn.Sequential(nn.Linear(SIZE, 64), nn.Tanh(), nn.Linear(64, SIZE))
+        self.spread = nn.Sequential(nn.Linear(SIZE, 64), nn.Tanh(), nn.Linear(64, SIZE), nn.Sigmoid())
 
-    def f(self, t, y):
+    def f(self, t: Tensor, y: Tensor) -> Tensor:
         return self.drift(y)
 
-    def g(self, t, y):
-        return self.diffusion(y)
+    def g(self, t: Tensor, y: Tensor) -> Tensor:
+        return self.spread(y)
 
 
-def problems():
-    torch.manual_seed(0)
-    drift = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 8))
-    diffusion = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 8), nn.Sigmoid())
-    return {
-        "gbm": Model(lambda y: 0.5 * y, lambda y: 0.8 * y),
-        "ou": Model(lambda y: -y, lambda y: torch.full_like(y, 0.5)),
-        "neural": Model(drift, diffusion),
-    }
+class Simple:
+    noise_type, sde_type = "diagonal", "ito"
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def f(self, t: Tensor, y: Tensor) -> Tensor:
+        return 0.5 * y if self.kind == "gbm" else -y
+
+    def g(self, t: Tensor, y: Tensor) -> Tensor:
+        return 0.5 * y if self.kind == "gbm" else torch.full_like(y, 0.5)
 
 
-def plain(model, y, steps, noise=None):
+def plain(model, y: Tensor, steps: int, noise: Tensor | None) -> Tensor:
+    """Euler–Maruyama as one writes it by hand, keeping eleven states."""
     h = 1.0 / steps
+    kept, every = [y], steps // (REPORTED - 1)
+    t = torch.zeros(())
     for n in range(steps):
-        z = torch.randn_like(y) if noise is None else noise[n]
-        y = y + model.f(0.0, y) * h + model.g(0.0, y) * (z * h**0.5)
-    return y
+        dW = noise[n] if noise is not None else torch.randn_like(y) * h**0.5
+        y = y + model.f(t, y) * h + model.g(t, y) * dW
+        t = t + h
+        if (n + 1) % every == 0:
+            kept.append(y)
+    return torch.stack(kept)
 
 
-def interleave(competitors, repeats):
-    """Median CPU milliseconds; every round runs all competitors once."""
-    times = {name: [] for name in competitors}
-    for run in competitors.values():
-        run()
-    for _ in range(repeats):
-        for name, run in competitors.items():
+def interleave(competitors: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median milliseconds of each, run in turn."""
+    times: dict[str, list[float]] = {name: [] for name in competitors}
+    for call in competitors.values():
+        call()
+    for _ in range(rounds):
+        for name, call in competitors.items():
             start = time.process_time()
-            run()
-            times[name].append(time.process_time() - start)
-    return {name: sorted(v)[len(v) // 2] * 1e3 for name, v in times.items()}
+            call()
+            times[name].append(1e3 * (time.process_time() - start))
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
-def show(title, result):
-    base = result["plain loop, noise inside"] if "plain loop, noise inside" in result else min(result.values())
+def show(title: str, found: dict[str, float], base: str) -> None:
     print(f"\n{title}")
-    for name, value in result.items():
-        print(f"  {name:34s} {value:9.2f} ms   x{value / base:.2f}")
+    for name, value in sorted(found.items(), key=lambda item: item[1]):
+        print(f"  {name:44s} {value:10.2f}  ×{value / found[base]:.2f}")
 
 
-def interval(steps, area):
-    return torchsde.BrownianInterval(t0=0.0, t1=1.0, size=(BATCH, SIZE), dt=1 / steps, levy_area_approximation=area)
+def forward(rounds: int = 7) -> None:
+    import torchsde
+
+    ts = torch.linspace(0, 1, REPORTED)
+    for kind in ("gbm", "ou", "neural"):
+        model = Neural() if kind == "neural" else Simple(kind)
+        y0 = torch.ones(BATCH, SIZE)
+        for steps in (100, 1000):
+            h = 1.0 / steps
+
+            def ours(method, steps=steps, model=model, y0=y0):
+                return solve_sde(model, None, y0, ts, method=method, dt=1.0 / steps, seed=0, adjoint=None, check=False)
+
+            def theirs(method, steps=steps, model=model, y0=y0, h=h):
+                area = "space-time" if method == "srk" else "none"
+                path = torchsde.BrownianInterval(0.0, 1.0, size=y0.shape, dt=h, levy_area_approximation=area)
+                with torch.no_grad():
+                    return torchsde.sdeint(model, y0, ts, bm=path, method=method, dt=h)
+
+            def by_hand(drawn, steps=steps, model=model, y0=y0, h=h):
+                with torch.no_grad():
+                    return plain(model, y0, steps, drawn)
+
+            noise = torch.randn(steps, BATCH, SIZE) * h**0.5
+            competitors = {
+                "plain loop, noise inside": lambda: by_hand(None),
+                "plain loop, noise before": lambda noise=noise: by_hand(noise),
+                "scidyn euler": lambda: ours("euler"),
+                "scidyn sriw1": lambda: ours("sriw1"),
+                "torchsde euler": lambda: theirs("euler"),
+                "torchsde srk": lambda: theirs("srk"),
+            }
+            if steps == 1000:
+                competitors.pop("torchsde srk")
+            show(
+                f"forward, {kind}, {steps} steps",
+                interleave(competitors, rounds if steps == 100 else 3),
+                "plain loop, noise inside",
+            )
 
 
-def forward(name, model, steps, repeats):
-    y0, ts, noise = torch.ones(BATCH, SIZE), torch.linspace(0, 1, 11), torch.randn(steps, BATCH, SIZE)
-    high = {"method": "sra1", "noise": "additive"} if name == "ou" else {"method": "sriw1", "check": False}
+def saved_bytes(call: Callable[[], Tensor]) -> int:
+    """Bytes that autograd keeps between forward and backward, each storage once."""
+    seen: dict[int, int] = {}
 
-    def ours(**options):
-        solve_sde(lambda t, y: model.f(t, y), lambda t, y: model.g(t, y), y0, ts, dt=1 / steps, seed=0,
-                  adjoint=None, **options)  # fmt: skip
-
-    competitors = {
-        "plain loop, noise inside": lambda: plain(model, y0, steps),
-        "plain loop, noise drawn before": lambda: plain(model, y0, steps, noise),
-        "scidyn euler_maruyama": lambda: ours(method="euler_maruyama"),
-        f"scidyn {high['method']}": lambda: ours(**high),
-        "torchsde euler": lambda: torchsde.sdeint(
-            model, y0, ts, bm=interval(steps, "none"), method="euler", dt=1 / steps
-        ),
-        "torchsde srk": lambda: torchsde.sdeint(
-            model, y0, ts, bm=interval(steps, "space-time"), method="srk", dt=1 / steps
-        ),
-    }
-    with torch.no_grad():
-        show(f"forward, {name}, {steps} steps", interleave(competitors, repeats))
-
-
-class Saved:
-    """Bytes that autograd's tape holds."""
-
-    def __init__(self):
-        self.seen = {}
-
-    def pack(self, x):
-        self.seen[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+    def pack(x: Tensor) -> Tensor:
+        seen[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
         return x
 
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        call()
+    return sum(seen.values())
 
-def training(model, steps, repeats):
-    y0, ts = torch.ones(BATCH, SIZE), [0.0, 1.0]
 
-    def step(solve):
+def train(rounds: int = 7, steps: int = 100) -> None:
+    import torchsde
+
+    ts = torch.linspace(0, 1, REPORTED)
+    model = Neural()
+    y0 = torch.ones(BATCH, SIZE)
+
+    def descend(solve: Callable[[], Tensor]) -> None:
         model.zero_grad()
-        solve().square().mean().backward()
-
-    def ours(adjoint):
-        return solve_sde(model, None, y0, ts, method="euler_maruyama", dt=1 / steps, seed=0, adjoint=adjoint).y[:, -1]
+        (solve() ** 2).mean().backward()
 
     solves = {
-        "plain loop, noise inside": lambda: plain(model, y0, steps),
-        "scidyn discrete": lambda: ours("discrete"),
-        "scidyn direct": lambda: ours("direct"),
-        "torchsde euler, backprop": lambda: torchsde.sdeint(
-            model, y0, torch.tensor(ts), bm=interval(steps, "none"), method="euler", dt=1 / steps
-        )[-1],
+        "plain loop, noise inside": lambda: plain(model, y0, steps, None),
+        "scidyn euler, discrete": lambda: solve_sde(model, None, y0, ts, dt=1 / steps, seed=0).y,
+        "scidyn euler, direct": lambda: solve_sde(model, None, y0, ts, dt=1 / steps, seed=0, adjoint="direct").y,
+        "scidyn reversible Heun": lambda: (
+            solve_sde(
+                model,
+                None,
+                y0,
+                ts,
+                calculus="stratonovich",
+                method="reversible_heun",
+                dt=1 / steps,
+                seed=0,
+                adjoint="reversible",
+            ).y
+        ),
+        "torchsde euler": lambda: torchsde.sdeint(model, y0, ts, method="euler", dt=1 / steps),
+        "torchsde adjoint euler": lambda: torchsde.sdeint_adjoint(model, y0, ts, method="euler", dt=1 / steps),
     }
-    result = interleave({name: (lambda s=s: step(s)) for name, s in solves.items()}, repeats)
-    show(f"training step, neural, {steps} steps", result)
-    for name, solve in solves.items():
-        saved = Saved()
-        with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda x: x):
-            solve()
-        print(f"  {name:34s} {sum(saved.seen.values()) / 2**20:9.2f} MiB kept for the backward pass")
+    found = interleave({name: lambda solve=solve: descend(solve) for name, solve in solves.items()}, rounds)
+    show(f"training step, neural, {steps} steps", found, "plain loop, noise inside")
+    for name in ("plain loop, noise inside", "scidyn euler, discrete", "scidyn reversible Heun"):
+        print(f"  kept for backward by {name}: {saved_bytes(solves[name]) / 2**20:.2f} MiB")
 
 
-def tree(steps, repeats):
-    def queries(path):
-        for n in range(steps):
-            path.increment(n / steps, (n + 1) / steps)
+def tree(rounds: int = 3, steps: int = 300) -> None:
+    """Milliseconds per query of 8,192 increments, one after the other."""
 
-    competitors = {}
-    for levels in ("W", "WH"):
-        for fused in (False, True):
-            path = BrownianTree(0.0, 1.0, (BATCH, SIZE), seed=0, tol=1 / 256, levels=levels, compile=fused)
-            competitors[f"scidyn {levels}{', compiled' if fused else ''}"] = lambda path=path: queries(path)
+    def walk(levels: str, fused: bool) -> None:
+        path = BrownianTree(0.0, 1.0, (BATCH, SIZE), seed=0, tol=1e-3, levels=levels, compile=fused)
+        for i in range(steps):
+            path.increment(i / steps, (i + 1) / steps)
+
+    def increments() -> None:
+        path = BrownianIncrements([i / steps for i in range(steps + 1)], (BATCH, SIZE), seed=0)
+        for start in range(0, steps, 64):
+            path.block(start, min(steps, start + 64))
+
+    competitors: dict[str, Callable[[], object]] = {
+        "scidyn increments": increments,
+        "scidyn tree W": lambda: walk("W", False),
+        "scidyn tree W, fused": lambda: walk("W", True),
+        "scidyn tree WH": lambda: walk("WH", False),
+        "scidyn tree WH, fused": lambda: walk("WH", True),
+    }
     try:
         import diffrax
         import jax
     except ImportError:
-        print("\n(diffrax is not installed: not timed)")
+        print("diffrax is not installed: its tree is not measured")
     else:
-        for kind in (diffrax.BrownianIncrement, diffrax.SpaceTimeLevyArea):
-            bm = diffrax.VirtualBrownianTree(
-                0.0, 1.0, tol=1 / 256, shape=(BATCH, SIZE), key=jax.random.PRNGKey(0), levy_area=kind
-            )
-            ask = jax.jit(lambda a, b, bm=bm, kind=kind: bm.evaluate(a, b, use_levy=kind is diffrax.SpaceTimeLevyArea))
-            competitors[f"diffrax {kind.__name__}"] = lambda ask=ask: [
-                jax.block_until_ready(ask(n / steps, (n + 1) / steps)) for n in range(steps)
-            ]
-    show(f"tree, {steps} queries of 8,192 normals, resolution 1/256", interleave(competitors, repeats))
+        virtual = diffrax.VirtualBrownianTree(0.0, 1.0, 1e-3, (BATCH, SIZE), jax.random.key(0))
+        query = jax.jit(lambda s, t: virtual.evaluate(s, t))
 
+        def peer() -> None:
+            for i in range(steps):
+                query(i / steps, (i + 1) / steps).block_until_ready()
 
-def convergence(directory):
-    """Figures of strong and weak convergence on geometric Brownian motion."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    a, b, rows, f64 = 0.5, 0.8, 4000, torch.float64
-    fine = BrownianIncrements(torch.linspace(0, 1, 513, dtype=f64), (rows, 1), seed=3, dtype=f64)
-    y0, W = torch.ones(rows, 1, dtype=f64), fine.path()[-1]
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), constrained_layout=True)
-    for calculus, names in (
-        ("ito", ("euler_maruyama", "milstein", "sriw1")),
-        ("stratonovich", ("heun", "midpoint", "spark")),
-    ):
-        exact = torch.exp((a - (b * b / 2 if calculus == "ito" else 0)) + b * W)
-        for name in names:
-            h, strong = [], []
-            for k in (64, 32, 16, 8, 4):
-                y = solve_sde(lambda t, y: a * y, lambda t, y: b * y, y0, [0.0, 1.0], calculus=calculus,
-                              method=name, bm=fine.coarsen(k), adjoint=None).y[:, -1]  # fmt: skip
-                h.append(k / 512)
-                strong.append((y - exact).square().mean().sqrt().item())
-            order = math.log(strong[0] / strong[-1]) / math.log(h[0] / h[-1])
-            axes[0].loglog(h, strong, "o-", label=f"{name} ({order:.2f})")
-    for name in ("euler_maruyama", "weak2"):
-        h, weak = [], []
-        for n in (2, 4, 8, 16):
-            bm = BrownianIncrements(
-                torch.linspace(0, 1, n + 1, dtype=f64), (200000, 1), seed=1, dtype=f64, antithetic=True
-            )
-            y = solve_sde(lambda t, y: 1.5 * y, lambda t, y: 0.1 * y, torch.ones(200000, 1, dtype=f64), [0.0, 1.0],
-                          method=name, bm=bm, adjoint=None).y[:, -1]  # fmt: skip
-            exact = torch.exp(1.5 - 0.005 + 0.1 * bm.path()[-1])
-            h.append(1 / n)
-            weak.append(abs((y - exact).mean().item()))
-        order = math.log(weak[0] / weak[-1]) / math.log(h[0] / h[-1])
-        axes[1].loglog(h, weak, "o-", label=f"{name} ({order:.2f})")
-    for ax, title in zip(axes, ("strong error (root mean square)", "weak error (mean)"), strict=True):
-        ax.set(xlabel="step", title=title)
-        ax.legend(fontsize=7)
-    directory.mkdir(parents=True, exist_ok=True)
-    figure.savefig(directory / "sde_convergence.svg")
-
-
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--figures", type=Path)
-    parser.add_argument("--only", choices=["forward", "training", "tree", "figures"])
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    chosen = problems()
-    if given.only in (None, "forward"):
-        for name, model in chosen.items():
-            forward(name, model, given.steps, given.repeats)
-    if given.only in (None, "training"):
-        training(chosen["neural"], given.steps, given.repeats)
-    if given.only in (None, "tree"):
-        tree(given.steps, given.repeats)
-    if given.figures is not None:
-        convergence(given.figures)
+        competitors["diffrax VirtualBrownianTree"] = peer
+    found = {name: value / steps for name, value in interleave(competitors, rounds).items()}
+    for name, value in sorted(found.items(), key=lambda item: item[1]):
+        print(f"  {name:44s} {value:10.4f} ms per query")
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    chosen = sys.argv[1:] or ["forward", "train", "tree"]
+    for name in chosen:
+        {"forward": forward, "train": train, "tree": tree}[name]()

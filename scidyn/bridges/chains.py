@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scidyn._check.values import choice
 from scidyn.bridges.baselines import optimal_pairs
-from scidyn.bridges.coupling import Coupling, bridge_coupling, systematic
+from scidyn.bridges.coupling import Coupling, brownian_coupling, systematic
 from scidyn.bridges.snapshots import Snapshots
 
 __all__ = ["COUPLINGS", "PATHS", "Chains", "couple"]
@@ -110,12 +110,13 @@ def couple(
         x, y = snapshots.clouds[k], snapshots.clouds[k + 1]
         if kind == "sinkhorn":
             span = float(snapshots.times[k + 1] - snapshots.times[k])
-            log_k = -torch.cdist(x, y).square() / (2 * sigma**2 * span)
             where = f"times {snapshots.times[k]:g} and {snapshots.times[k + 1]:g}"
             a = snapshots.weights[k]
             if growth is not None:
                 a = torch.softmax(a.log() + growth[k] * span, dim=0)
-            links.append(bridge_coupling(log_k, a, snapshots.weights[k + 1], tau=tau, tolerance=1e-4, where=where))
+            links.append(
+                brownian_coupling(x, y, a, snapshots.weights[k + 1], variance=sigma**2 * span, tau=tau, where=where)
+            )
         elif kind == "exact":
             links.append(_partners(x, y, generator))
         else:

@@ -1,38 +1,56 @@
-"""The static Schrödinger problem between two snapshots, for any log kernel."""
+"""The static Schrödinger problem between two snapshots, for any reference."""
 
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from scidyn.errors import FitError, FitWarning
+from scidyn.errors import FitError, FitWarning, OptionError
+from scidyn.transport import EntropicPlan, sinkhorn
 
-__all__ = ["Coupling", "bridge_coupling"]
+__all__ = ["Coupling", "bridge_coupling", "brownian_coupling", "systematic"]
+
+FAILS, DOUBTFUL = 1e-2, 1e-3
 
 
-class Coupling(NamedTuple):
-    """The plan ``π_ij = a_i b_j exp(f_i + g_j + log K_ij)`` closest to the kernel ``K``.
+@dataclass(frozen=True)
+class Coupling:
+    """The plan ``π_ij = a_i b_j exp(f_i + g_j + log K_ij)`` closest to the kernel ``K``, evaluated on request.
 
     Attributes
     ----------
-    log_plan : Tensor, shape (n, m)
-        ``log π``.
+    plan : EntropicPlan
+        Cost ``−ε log K`` and its potentials.
     f, g : Tensor, shapes (n,) and (m,)
-        Potentials.
+        Potentials without unit; the mean of ``f`` under ``a`` is zero.
     value : float
         ``KL(π ‖ a ⊗ K)`` up to the constant entropy of ``b``: ``Σ a f + Σ b g``.
-    marginal_error : float
-        ``Σ |row sums − a|`` at the end.
     """
 
-    log_plan: Tensor
+    plan: EntropicPlan
     f: Tensor
     g: Tensor
     value: float
-    marginal_error: float
+
+    @classmethod
+    def of(cls, plan: EntropicPlan) -> Coupling:
+        """Read a plan's potentials in the units of the kernel."""
+        f, g, problem = plan.f / plan.epsilon, plan.g / plan.epsilon, plan.problem
+        centre = (problem.a * f).sum() / problem.a.sum()  # the split of a constant between f and g is a convention
+        f, g = f - centre, g + centre
+        return cls(plan, f, g, float((problem.a * f).sum() + (problem.b * g).sum()))
+
+    @property
+    def marginal_error(self) -> float:
+        """``Σ |column sums − b|`` at the end."""
+        return self.plan.marginal_error
+
+    def average(self, values: Tensor) -> Tensor:
+        """Mean of ``values`` ``(m, k)`` over the targets of every source, shape ``(n, k)``."""
+        return self.plan.barycentric(values)
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw pairs ``(i, j)`` with the sources visited as evenly as their weights allow.
@@ -48,8 +66,7 @@ class Coupling(NamedTuple):
         -------
         tuple of Tensor of int, each of shape (n,)
         """
-        plan = self.log_plan.exp()
-        rows = systematic(plan.sum(dim=1), n, generator)
+        rows = systematic(self.plan.row_sums(), n, generator)
         return rows, self.sample_targets(rows, generator)
 
     def sample_targets(self, rows: Tensor, generator: torch.Generator) -> Tensor:
@@ -66,10 +83,7 @@ class Coupling(NamedTuple):
         -------
         Tensor of int, shape (n,)
         """
-        log_rows = self.log_plan[rows]
-        cumulative = torch.softmax(log_rows, dim=1).cumsum(dim=1)
-        u = torch.rand(len(rows), 1, generator=generator, dtype=cumulative.dtype) * cumulative[:, -1:]
-        return torch.searchsorted(cumulative, u).squeeze(1).clamp_max(cumulative.shape[1] - 1)
+        return self.plan.sample_targets(rows, generator=generator)
 
 
 def systematic(weights: Tensor, n: int, generator: torch.Generator) -> Tensor:
@@ -87,12 +101,11 @@ def bridge_coupling(
     b: Tensor,
     *,
     g: Tensor | None = None,
-    tau: float = 1.0,
     tolerance: float = 1e-7,
     max_iterations: int = 5000,
     where: str = "two snapshots",
 ) -> Coupling:
-    """Solve ``min_π KL(π ‖ a ⊗ K)`` with marginals ``a`` and ``b`` by log-domain Sinkhorn iterations.
+    """Solve ``min_π KL(π ‖ a ⊗ K)`` with marginals ``a`` and ``b``.
 
     Parameters
     ----------
@@ -102,9 +115,6 @@ def bridge_coupling(
         Marginals, positive, each summing to one.
     g : Tensor, shape (m,), optional
         Potential to start from.
-    tau : float
-        How strictly ``a`` binds, in (0, 1]; below 1 sources may grow or die: their marginal is free at the
-        price ``τ/(1 − τ) KL(row sums ‖ a)``.
     tolerance : float
         Largest sum of absolute errors of the marginal that is not enforced.
     max_iterations : int
@@ -123,48 +133,57 @@ def bridge_coupling(
     """
     if not bool(torch.isfinite(log_k).all()):
         raise FitError(f"The log kernel between {where} is not finite; the reference leaves the data's range.")
-    log_a, log_b = a.log(), b.log()
-    column = log_b.unsqueeze(0)
-    g = _annealed(log_k, a, b) if g is None else g
-    f, error = torch.zeros_like(a), float("inf")
-    for sweep in range(max_iterations):
-        f_new = -tau * torch.logsumexp(log_k + (g.unsqueeze(0) + column), dim=1)
-        if sweep and sweep % 10 == 0:
-            error = float((a * (torch.expm1(f - f_new)).abs()).sum())
-            if error <= tolerance:
-                break
-        f = f_new
-        g = -torch.logsumexp(log_k + (f + log_a).unsqueeze(1), dim=0)
-    else:
-        error = float(
-            (a * (torch.expm1(f + tau * torch.logsumexp(log_k + (g.unsqueeze(0) + column), dim=1))).abs()).sum()
+    return _solve(
+        where, a=a, b=b, cost=-log_k, epsilon=1.0, start=g, tolerance=tolerance, max_iterations=max_iterations
+    )
+
+
+def brownian_coupling(
+    x: Tensor, y: Tensor, a: Tensor, b: Tensor, *, variance: float, tau: float = 1.0, where: str = "two snapshots"
+) -> Coupling:
+    """The coupling whose reference is ``N(x, variance)``, in memory that grows with ``n + m`` where it must.
+
+    Parameters
+    ----------
+    x, y : Tensor, shapes (n, d) and (m, d)
+        Cells.
+    a, b : Tensor, shapes (n,) and (m,)
+        Marginals, positive, each summing to one.
+    variance : float
+        Of the reference over the interval, per feature.
+    tau : float
+        How strictly ``a`` binds, in (0, 1]; below 1 sources may grow or die: their marginal is free at the
+        price ``τ/(1 − τ) KL(row sums ‖ a)``.
+    where : str
+        Named in messages.
+
+    Returns
+    -------
+    Coupling
+
+    Raises
+    ------
+    scidyn.errors.FitError
+        If the iterations end far from the marginals.
+    """
+    return _solve(where, x, y, a=a, b=b, epsilon=2 * variance, tau_a=tau, tolerance=1e-4, max_iterations=5000)
+
+
+def _solve(where: str, *points: Tensor, **settings: object) -> Coupling:
+    """Run Sinkhorn's iterations and judge how near the marginals they came."""
+    cure = "sigma is small beside the distance the reference leaves: increase sigma."
+    try:
+        plan = sinkhorn(*points, **settings, dtype=torch.float64, on_failure="return")  # type: ignore[arg-type]
+    except OptionError as error:
+        raise FitError(f"No coupling between {where}: {cure} ({error})") from error
+    if plan.status.success:
+        return Coupling.of(plan)
+    error = plan.marginal_error
+    if not error <= FAILS:
+        raise FitError(
+            f"Sinkhorn iterations between {where} stopped after {plan.iterations} sweeps with a marginal error of "
+            f"{error:.1e}; {cure}"
         )
-        if error > 0.01:
-            raise FitError(
-                f"Sinkhorn iterations between {where} stopped after {max_iterations} sweeps with a marginal error of "
-                f"{error:.1e}; sigma is small beside the distance the reference leaves: increase sigma."
-            )
-        if error > 1e-3:
-            warnings.warn(
-                f"The coupling between {where} has a marginal error of {error:.1e}.", FitWarning, stacklevel=2
-            )
-    centre = (a * f).sum()  # the split of a constant between f and g is a convention
-    f, g = f - centre, g + centre
-    log_plan = log_k + (f + log_a).unsqueeze(1) + (g + log_b).unsqueeze(0)
-    return Coupling(log_plan, f, g, float((b * g).sum()), error)
-
-
-def _annealed(log_k: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """A first potential: the kernel is flattened, then sharpened in steps of two, a few sweeps each."""
-    span = float((log_k.amax(dim=1) - log_k.amin(dim=1)).median())
-    g, scale = torch.zeros_like(b), 1.0
-    while span * scale > 20.0:
-        scale /= 2
-    last = scale
-    while scale < 1.0:
-        g = g * (scale / last)
-        for _ in range(8):
-            f = -torch.logsumexp(scale * log_k + (g + b.log()).unsqueeze(0), dim=1)
-            g = -torch.logsumexp(scale * log_k + (f + a.log()).unsqueeze(1), dim=0)
-        last, scale = scale, 2 * scale
-    return g * (scale / last)
+    if error > DOUBTFUL:
+        warnings.warn(f"The coupling between {where} has a marginal error of {error:.1e}.", FitWarning, stacklevel=3)
+    return Coupling.of(plan)

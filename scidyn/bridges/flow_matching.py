@@ -143,7 +143,7 @@ class FlowMatching:
         for k in range(self.average):
             first = torch.Generator().manual_seed(self.seed + 1000 * k)
             outputs = s.dim * (2 if self.sigma_ > 0 else 1)
-            net = MLP(s.dim + 1, outputs, hidden=self.hidden, activation="silu", generator=first)
+            net = MLP(s.dim + len(s), outputs, hidden=self.hidden, activation="silu", generator=first)
 
             def objective(model: nn.Module, batch: tuple[Tensor, ...]) -> Loss:
                 x, target = batch
@@ -179,12 +179,14 @@ class FlowMatching:
             z = torch.randn(x.shape, generator=generator, dtype=x.dtype)
             x = x + self.sigma_ * (gap * share * (1 - share)).sqrt().unsqueeze(1) * z
             targets = [rate / self.rate_, z]  # the part of γ̇ z is (γ̇/γ) γ η: no network has to learn it
-        return self._inputs(t, x), torch.cat(targets, dim=1).float()
+        return self._inputs(t, x, k), torch.cat(targets, dim=1).float()
 
-    def _inputs(self, t: Tensor, x: Tensor) -> Tensor:
+    def _inputs(self, t: Tensor, x: Tensor, k: Tensor) -> Tensor:
+        """State, time in the interval, and which interval: velocities may jump at the snapshots."""
         times = self.snapshots_.times
-        fraction = (t - times[0]) / (times[-1] - times[0])
-        return torch.cat([(x - self.centre_) / self.scale_, 2 * fraction.unsqueeze(1) - 1], dim=1).float()
+        fraction = (t - times[k]) / times.diff()[k]
+        place = nn.functional.one_hot(k, len(times) - 1)
+        return torch.cat([(x - self.centre_) / self.scale_, 2 * fraction.unsqueeze(1) - 1, place], dim=1).float()
 
     def _evaluate(self, t: float, x: Tensor) -> Tensor:
         if not hasattr(self, "networks_"):
@@ -193,12 +195,17 @@ class FlowMatching:
             raise ShapeError(f"x has shape {tuple(x.shape)}; (cell, {self.snapshots_.dim}) is needed.")
         when = torch.full((len(x),), float(t), dtype=torch.float64)
         with torch.no_grad():
-            return torch.stack([net(self._inputs(when, x)) for net in self.networks_]).mean(dim=0).double()
+            inputs = self._inputs(when, x, self._interval(float(t)).expand(len(x)))
+            return torch.stack([net(inputs) for net in self.networks_]).mean(dim=0).double()
+
+    def _interval(self, t: float) -> Tensor:
+        """Position of the interval that holds ``t``; a snapshot's time belongs to the one that starts there."""
+        times = self.snapshots_.times
+        return torch.searchsorted(times, torch.tensor(t, dtype=times.dtype), right=True).sub(1).clamp(0, len(times) - 2)
 
     def _share(self, t: float) -> tuple[float, float]:
         """Fraction and length of the interval that holds ``t``."""
-        times = self.snapshots_.times.numpy()
-        k = int(np.clip(np.searchsorted(times, t, side="right") - 1, 0, len(times) - 2))
+        times, k = self.snapshots_.times.numpy(), int(self._interval(t))
         gap = float(times[k + 1] - times[k])
         return min(max((t - times[k]) / gap, 1e-3), 1 - 1e-3), gap
 

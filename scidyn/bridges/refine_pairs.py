@@ -68,10 +68,11 @@ def refine_on_pairs(state: PiecewiseBridge) -> Tensor:
 def _targets(state: PiecewiseBridge) -> _Targets:
     weights, means, covs = [], [], []
     for k, coupling in enumerate(state.couplings):
-        y, row = state.snapshots.clouds[k + 1], torch.softmax(coupling.log_plan, dim=1)
-        mean = row @ y
+        y = state.snapshots.clouds[k + 1]
+        d = y.shape[1]
         outer = (y.unsqueeze(2) * y.unsqueeze(1)).reshape(len(y), -1)
-        second = (row @ outer).reshape(len(row), y.shape[1], y.shape[1])
+        both = coupling.average(torch.cat([y, outer], dim=1))
+        mean, second = both[:, :d], both[:, d:].reshape(-1, d, d)
         weights.append(state.snapshots.weights[k])
         means.append(mean)
         covs.append(second - mean.unsqueeze(2) * mean.unsqueeze(1))

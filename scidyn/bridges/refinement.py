@@ -18,7 +18,8 @@ from scidyn.bridges.refine_paths import refine_on_paths
 from scidyn.bridges.refinement_result import BridgeResult
 from scidyn.bridges.sandwich import standard_errors
 from scidyn.bridges.snapshots import Snapshots
-from scidyn.errors import FitError, OptionError
+from scidyn.bridges.starts import matched_start
+from scidyn.errors import OptionError
 
 __all__ = ["IterativeReferenceRefinement", "as_noise"]
 
@@ -52,7 +53,9 @@ class IterativeReferenceRefinement:
     n_paths : int
         Paths per interval in a refinement.
     starts : int
-        Starts of which the most promising one is followed: the given one and random ones around it.
+        Starts, the given one and random ones around it, of which the one that carries the mean and spread of
+        each snapshot best to those of the next is taken, after steps that lower this misfit; 1 takes the given
+        start as it is.
     start : mapping of str to float, optional
         Starting values that replace the reference's own.
     bounds : mapping of str to (float, float), optional
@@ -95,7 +98,7 @@ class IterativeReferenceRefinement:
         iterations: int = 40,
         n_steps: int = 40,
         n_paths: int = 300,
-        starts: int = 1,
+        starts: int = 128,
         start: Mapping[str, float] | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
         tolerance: float = 1e-3,
@@ -160,20 +163,6 @@ class IterativeReferenceRefinement:
             stderr = standard_errors(state)
         return BridgeResult(whole, out, state, history, stderr, seed=self.seed, n_steps=self.n_steps)
 
-    def _best_start(self, seen: Snapshots, noise: Noise, generator: torch.Generator) -> Tensor:
-        """Of several starts, the one that a few turns on paths bring furthest."""
-        best, least = self.family.start.clone(), np.inf
-        for theta in [best, *self.family.around(self.starts - 1, generator)]:
-            try:
-                state = self._bridge(seen, noise, theta, generator)
-                for _ in range(4):
-                    state = self._turn(state, seen, noise, generator, on_pairs=False)
-            except FitError:  # this start leaves the range of the data; another may not
-                continue
-            if state.value < least:
-                best, least = state.theta, state.value
-        return best
-
     def _run(
         self,
         theta: Tensor,
@@ -184,7 +173,7 @@ class IterativeReferenceRefinement:
     ) -> tuple[Any, list[tuple[float, list[float]]]]:
         """Turns until the parameters rest: on paths while they move much, then on pairs."""
         if self.starts > 1 and self.iterations > 0:
-            theta = self._best_start(seen, noise, generator)
+            theta = matched_start(self.family, seen, noise, generator, self.starts)
         state = self._bridge(seen, noise, theta, generator)
         history = [(state.value, state.theta.tolist())]
         on_pairs, first = False, state.value

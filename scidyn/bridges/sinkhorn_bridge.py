@@ -18,6 +18,8 @@ from scidyn.errors import NotFittedError, OptionError, ShapeError
 
 __all__ = ["SinkhornBridge"]
 
+CELLS = 4_000_000
+
 
 class SinkhornBridge:
     """Bridge through snapshots with the drift in closed form.
@@ -108,11 +110,8 @@ class SinkhornBridge:
         -------
         Tensor, shape (cell,)
         """
-        if not 0 <= integer("k", k) < len(self.snapshots_) - 1:
-            raise OptionError(f"k must be in 0 … {len(self.snapshots_) - 2}; got {k}.")
-        link, span = self.chains_.links[k], float(self.snapshots_.times.diff()[k])
-        rows = torch.logsumexp(link.log_plan, dim=1)  # type: ignore[union-attr]
-        change = rows - self.snapshots_.weights[k].log()
+        link, span = self.link(k), float(self.snapshots_.times.diff()[k])
+        change = (link.plan.row_sums() / self.snapshots_.weights[k]).log()
         return (change + math.log(1.0 if mass is None else number("mass", mass, above=0.0))) / span
 
     def coupling(self, k: int) -> Tensor:
@@ -123,7 +122,21 @@ class SinkhornBridge:
         k : int
             Position of a snapshot, not the last.
         """
-        return self.chains_.links[k].log_plan.exp()  # type: ignore[union-attr]
+        return self.link(k).plan.to_dense()
+
+    def link(self, k: int) -> Coupling:
+        """The coupling of snapshots ``k`` and ``k + 1``, evaluated on request: ``link(k).plan.topk(50)``.
+
+        Parameters
+        ----------
+        k : int
+            Position of a snapshot, not the last.
+        """
+        if not hasattr(self, "chains_"):
+            raise NotFittedError("SinkhornBridge was used before fit(snapshots, times).")
+        if not 0 <= integer("k", k) < len(self.snapshots_) - 1:
+            raise OptionError(f"k must be in 0 … {len(self.snapshots_) - 2}; got {k}.")
+        return self.chains_.links[k]  # type: ignore[return-value]
 
     def weights(self, t: float, x: Tensor) -> tuple[Tensor, int]:
         """Probability of each cell of the next snapshot for states at ``t``.
@@ -162,9 +175,17 @@ class SinkhornBridge:
         -------
         Tensor, shape (n, d)
         """
-        w, k = self.weights(t, x)
-        left = float(self.snapshots_.times[k + 1]) - float(t)
-        return (w @ self.snapshots_.clouds[k + 1] - x.double()) / max(left, 1e-12)
+        x, out = x.double(), []
+        for part in self._parts(t, x):
+            w, k = self.weights(t, part)
+            left = float(self.snapshots_.times[k + 1]) - float(t)
+            out.append((w @ self.snapshots_.clouds[k + 1] - part) / max(left, 1e-12))
+        return torch.cat(out) if out else x.new_zeros(x.shape)
+
+    def _parts(self, t: float, x: Tensor) -> tuple[Tensor, ...]:
+        """Rows in pieces whose weights over the next snapshot take at most ``CELLS`` numbers."""
+        k, _ = self._interval(float(t))
+        return x.split(max(1, CELLS // self.snapshots_.sizes[k + 1]))
 
     def push(self, x: Any, start: float, stop: float, *, seed: int = 0) -> Tensor:
         """Move cells forward by exact draws: an end in the next snapshot, then the Brownian bridge to it.
@@ -187,14 +208,17 @@ class SinkhornBridge:
         generator = torch.Generator().manual_seed(seed)
         x, t = torch.as_tensor(np.asarray(x), dtype=torch.float64), float(start)
         while t < stop:
-            w, k = self.weights(t, x)
+            k, _ = self._interval(t)
             goal = float(self.snapshots_.times[k + 1])
-            ladder = w.cumsum(dim=1)
-            u = torch.rand(len(x), 1, generator=generator, dtype=x.dtype) * ladder[:, -1:]
-            j = torch.searchsorted(ladder, u).squeeze(1).clamp_max(w.shape[1] - 1)
-            y = self.snapshots_.clouds[k + 1][j]
+            y = self.snapshots_.clouds[k + 1][torch.cat([self._ends(t, part, generator) for part in self._parts(t, x)])]
             until = min(goal, float(stop))
             share, spread = (until - t) / (goal - t), math.sqrt((until - t) * (goal - until) / (goal - t))
             z = torch.randn(x.shape, generator=generator, dtype=x.dtype)
             x, t = (1 - share) * x + share * y + self.sigma_ * spread * z, until
         return x
+
+    def _ends(self, t: float, x: Tensor, generator: torch.Generator) -> Tensor:
+        """One cell of the next snapshot for every state, drawn by its weight."""
+        ladder = self.weights(t, x)[0].cumsum(dim=1)
+        u = torch.rand(len(x), 1, generator=generator, dtype=x.dtype) * ladder[:, -1:]
+        return torch.searchsorted(ladder, u).squeeze(1).clamp_max(ladder.shape[1] - 1)

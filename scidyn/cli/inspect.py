@@ -19,7 +19,7 @@ def run_inspect(
     """Print structure and problems; draw the record if asked."""
     from scidyn.cli.tables import print_dataset, print_parameters
 
-    if path.is_dir():
+    if path.is_dir() and not _is_data(path):
         from scidyn.model_files import load
 
         model = load(model_folder(path))
@@ -40,4 +40,11 @@ def run_inspect(
     if plot is not None:
         from scidyn import viz
 
-        print(f"plot: {viz.save_figure(viz.plot_record(record), plot)}")
+        series = not set(record.dims) - {"trajectory", "time", "obs", "feature"}
+        axes = viz.plot_record(record) if series else record.scidyn.plot()
+        print(f"plot: {viz.save_figure(axes, plot)}")
+
+
+def _is_data(folder: Path) -> bool:
+    """A folder of shards or a Zarr store, not a model."""
+    return any((folder / name).is_file() for name in ("shards.json", "zarr.json", ".zgroup"))

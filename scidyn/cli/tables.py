@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -64,34 +65,17 @@ def print_forecast_errors(errors: xr.Dataset) -> None:
 
 
 def print_dataset(dataset: xr.Dataset, source: str) -> None:
-    """Variables with units, counts and ranges; sampling; gaps."""
-    from scidyn.data import state_variables
+    """Structure, sampling, and every variable with units, role, counts and range, for all kinds."""
+    from scidyn.data.accessor import structure, summary
 
-    states = state_variables(dataset)
-    sizes = ", ".join(f"{n} {d}" for d, n in dataset.sizes.items())
-    Console().print(f"{source}: {dataset.attrs.get('scidyn_kind', 'Dataset')} ({sizes})", highlight=False)
-    time = dataset["time"]
-    low, high = float(time.min()), float(time.max())
-    steps = time.diff(time.dims[-1])
-    spacing = (
-        f"every {_short(float(steps.min()))}"
-        if float(steps.max() - steps.min()) < 1e-9 * max(abs(high), 1)
-        else (f"steps {_short(float(steps.min()))} to {_short(float(steps.max()))}")
-    )
-    Console().print(f"time: {low:g} to {high:g} {time.attrs.get('units', '?')}, {spacing}", highlight=False)
-    table = _table("", "variable", "units", "observed", "missing", "smallest", "largest")
-    for name in dataset.data_vars:
-        values = dataset[name]
-        if values.dtype.kind not in "fiu":
-            continue
-        observed = int(values.notnull().sum())
-        role = "" if name in states else f" ({values.attrs.get('role', 'other')})"
-        table.add_row(
-            f"{name}{role}",
-            str(values.attrs.get("units", "?")),
-            str(observed),
-            str(values.size - observed),
-            _short(float(values.min())),
-            _short(float(values.max())),
-        )
+    kind = dataset.attrs.get("scidyn_kind", "Dataset")
+    first, *more = structure(dataset)
+    for line in (f"{source}: {kind}, {first}" if kind not in first else f"{source}: {first}", *more):
+        Console().print(line, highlight=False, markup=False, soft_wrap=True)
+    table = _table("", "variable", "units", "role", "observed", "missing", "range")
+    for name, units, observed, missing, span, role in summary(dataset):
+        table.add_row(*(escape(str(v)) for v in (name, units, role, observed, missing, span)))
     Console().print(table)
+    for key in ("history", "license"):
+        if key in dataset.attrs:
+            Console().print(f"{key}: {dataset.attrs[key]}", highlight=False, markup=False, soft_wrap=True)

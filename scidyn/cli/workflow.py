@@ -32,7 +32,7 @@ def fit_and_report(
     spare_threads()
     with Progress("scidyn fit", enabled=progress) as bar:
         bar.stage("judge the forecast on held-out times")
-        trial = sysid.backtest(without_profiles(model), record, at=hold_out_from, progress=bar)
+        trial = sysid.backtest(model, record, at=hold_out_from, progress=bar)
         bar.stage("fit the whole record")
         model.fit(record, progress=bar)
         bar.stage("write the report")
@@ -54,12 +54,6 @@ def spare_threads() -> None:
         import torch
 
         torch.set_num_threads(1)
-
-
-def without_profiles(model: Any) -> Any:
-    """An unfitted copy that skips profile likelihoods: the judgement of a forecast needs none."""
-    options = model.get_params()
-    return type(model)(**options | ({"profile": False} if "profile" in options else {}))
 
 
 def make_folder(out: Path) -> None:

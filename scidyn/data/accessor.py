@@ -9,12 +9,13 @@ import numpy as np
 import xarray as xr
 
 from scidyn._check.values import choice
+from scidyn.data.schema import SPACE
 from scidyn.errors import DataError, ScidynError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DatasetAccessor", "summary"]
+__all__ = ["DatasetAccessor", "structure", "summary"]
 
 
 def summary(ds: xr.Dataset) -> list[tuple[str, str, int, int, str, str]]:
@@ -50,7 +51,18 @@ def summary(ds: xr.Dataset) -> list[tuple[str, str, int, int, str, str]]:
     return rows
 
 
-def _lines(ds: xr.Dataset) -> list[str]:
+def structure(ds: xr.Dataset) -> list[str]:
+    """Kind, sizes, the range and the steps of time and space: one line each.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Any kind.
+
+    Returns
+    -------
+    list of str
+    """
     kind = str(ds.attrs.get("scidyn_kind", "trajectories"))
     sizes = ", ".join(f"{n} {d}" for d, n in ds.sizes.items())
     lines = [f"{ds.attrs.get('title', kind)} ({sizes})"]
@@ -58,6 +70,12 @@ def _lines(ds: xr.Dataset) -> list[str]:
         time = ds["time"].values.astype(float)
         unit = str(ds["time"].attrs.get("units", "no units"))
         lines.append(f"time {np.nanmin(time):g} to {np.nanmax(time):g} {unit}{_spacing(time, kind)}")
+    for d in SPACE:
+        if d in ds.dims and d in ds.coords and ds[d].size > 1:
+            points = np.asarray(ds[d].values, dtype=float)
+            unit = str(ds[d].attrs.get("units", "no units"))
+            edge = f", {ds[d].attrs['boundary']}" if "boundary" in ds[d].attrs else ""
+            lines.append(f"{d} {points.min():g} to {points.max():g} {unit}{_spacing(points, 'space')}{edge}")
     return lines
 
 
@@ -69,6 +87,9 @@ def _spacing(time: np.ndarray, kind: str) -> str:
     if not steps.size:
         return ""
     low, high = float(steps.min()), float(steps.max())
+    if kind == "space":
+        even = high - low <= 1e-6 * abs(high)
+        return f", {time.size} points" if even else f", {time.size} points, steps of {low:g} to {high:g}"
     return f", every {low:g}" if high - low <= 1e-9 * abs(high) else f", steps of {low:g} to {high:g}"
 
 
@@ -103,11 +124,11 @@ class DatasetAccessor:
             + (f"  ({role})" if role != "state" else "")
             for name, unit, seen, lost, span, role in rows
         ]
-        return "\n".join([*_lines(self._dataset), *lines, *self._problems()])
+        return "\n".join([*structure(self._dataset), *lines, *self._problems()])
 
     def _repr_html_(self) -> str:
         """A table for notebooks; everything that came from a file is escaped."""
-        head, *more = (html.escape(line) for line in _lines(self._dataset))
+        head, *more = (html.escape(line) for line in structure(self._dataset))
         columns = ("variable", "units", "observed", "missing", "range", "role")
         cells = "".join(
             "<tr>" + "".join(f"<td>{html.escape(str(v))}</td>" for v in row) + "</tr>" for row in summary(self._dataset)
@@ -132,6 +153,28 @@ class DatasetAccessor:
         from scidyn.data.validate import validate
 
         return validate(self._dataset).warnings
+
+    def plot(self, ax: Any = None) -> np.ndarray:
+        """Draw what is held: curves, fields over space and time, clouds of cells, or pairs of functions.
+
+        Parameters
+        ----------
+        ax : array of matplotlib.axes.Axes, optional
+            Where to draw, one for each variable (at most four); default a new figure.
+
+        Returns
+        -------
+        numpy.ndarray of matplotlib.axes.Axes
+            ``axes[0].figure`` is the figure.
+
+        Raises
+        ------
+        scidyn.errors.DataError
+            If there is nothing to draw.
+        """
+        from scidyn.data.picture import draw
+
+        return draw(self._dataset, ax)
 
     def to_tensors(self, layout: str = "btxc", **options: Any) -> torch.Tensor:
         """Values as one tensor; missing ones are zero.

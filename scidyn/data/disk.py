@@ -12,6 +12,7 @@ import torch
 
 from scidyn._check.values import choice
 from scidyn.data.batch import Batch
+from scidyn.data.buffers import Buffers
 from scidyn.data.io.safety import check_hdf5
 from scidyn.data.io.shards import shard_paths
 from scidyn.data.io.windows_on_disk import DiskArray
@@ -31,7 +32,8 @@ class HDF5Windows:
     """Windows of the trajectories in one file or shard folder, read when they are drawn.
 
     Times, controls and parameters stay in memory; measured values stay in the file. The store can be
-    forked, pickled and shared by threads of which one reads.
+    forked, pickled and shared by threads of which one reads. The memory of a batch is used again for a
+    later one once nothing refers to it any more; a batch that is kept, or a view of it, stays as it is.
 
     Parameters
     ----------
@@ -80,6 +82,7 @@ class HDF5Windows:
         self.steps = np.concatenate([part.steps for part in parts])
         self._index = index
         self._check_index()
+        self._buffers = Buffers()
 
     @property
     def index(self) -> WindowIndex:
@@ -119,29 +122,38 @@ class HDF5Windows:
         trajectory, start = self.index.locate(np.asarray(windows))
         span = self.index.span
         dtype = self.parts[0].dtype
-        y = np.empty((len(trajectory), span, *self.inner, len(self.names)), dtype=dtype)
+        y = self._buffers.take((len(trajectory), span, *self.inner, len(self.names)), dtype)
         alone = len(self.names) == 1
         row = None if alone else np.empty((span, *self.inner), dtype=dtype)
+        places = self._places(trajectory)
+        suspect = False
         for k in np.lexsort((start, trajectory)):
-            part, local = self._part(int(trajectory[k]))
+            part, local = places[k]
             for f, array in enumerate(part.arrays):
                 if row is None:
                     array.read(local, int(start[k]), y[k, ..., 0], self.crop)
                 else:
                     array.read(local, int(start[k]), row, self.crop)
                     y[k, ..., f] = row
-        return self._batch(torch.from_numpy(y), trajectory, start)
+            suspect = suspect or not _finite(y[k].reshape(-1))  # while the window is in the processor's cache
+        return self._batch(self._buffers.lend(y), places, trajectory, start, suspect)
 
-    def _batch(self, y: torch.Tensor, trajectory: np.ndarray, start: np.ndarray) -> Batch:
+    def _batch(
+        self,
+        y: torch.Tensor,
+        places: list[tuple[_Part, int]],
+        trajectory: np.ndarray,
+        start: np.ndarray,
+        suspect: bool,
+    ) -> Batch:
         span = self.index.span
-        places = [self._part(int(k)) for k in trajectory]
         at = [slice(int(s), int(s) + span) for s in start]
         t = np.stack([part.times[local][piece] for (part, local), piece in zip(places, at, strict=True)])
-        if math.isfinite(float(y.sum())):  # one pass: a NaN or an infinity would be in the sum
-            mask = torch.ones((), dtype=torch.bool, device=y.device).expand(y.shape)
-        else:
+        if suspect:
             mask = torch.isfinite(y)
-            y = torch.where(mask, y, torch.zeros((), dtype=y.dtype, device=y.device))
+            y.masked_fill_(~mask, 0)
+        else:
+            mask = torch.ones((), dtype=torch.bool, device=y.device).expand(y.shape)
         control = parameter = None
         if self.parts[0].control is not None:
             rows = [p.control[i][piece] for (p, i), piece in zip(places, at, strict=True) if p.control is not None]
@@ -150,9 +162,11 @@ class HDF5Windows:
             parameter = torch.from_numpy(np.stack([p.parameter[i] for p, i in places if p.parameter is not None]))
         return Batch(torch.from_numpy(t), y, mask, control, parameter, torch.from_numpy(trajectory))
 
-    def _part(self, trajectory: int) -> tuple[_Part, int]:
-        k = int(np.searchsorted(self._first, trajectory, side="right")) - 1
-        return self.parts[k], trajectory - int(self._first[k])
+    def _places(self, trajectory: np.ndarray) -> list[tuple[_Part, int]]:
+        """File and row in it of every trajectory."""
+        part = np.searchsorted(self._first, trajectory, side="right") - 1
+        local = trajectory - self._first[part]
+        return [(self.parts[k], i) for k, i in zip(part.tolist(), local.tolist(), strict=True)]
 
     def _check_index(self) -> None:
         index = self._index
@@ -189,6 +203,14 @@ class _Part:
         self.dtype = np.result_type(*(a.dtype for a in self.arrays))
         if self.dtype.kind != "f":
             self.dtype = np.dtype(float)
+
+
+def _finite(flat: np.ndarray) -> bool:
+    """False if there is a NaN or an infinity, or, rarely, if squares overflow.
+
+    Products of 8,192 numbers are below the size at which BLAS would start threads.
+    """
+    return math.isfinite(sum(float(np.dot(p, p)) for p in (flat[k : k + 8192] for k in range(0, flat.size, 8192))))
 
 
 def _cropped(crop: Mapping[str, tuple[int, int]] | None, part: _Part) -> tuple[tuple[slice, ...], tuple[int, ...]]:

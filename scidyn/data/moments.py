@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Moments", "moments"]
 
-_BLOCK = 8 << 20
+_BLOCK = 2 << 20
 
 
 @dataclass(frozen=True)

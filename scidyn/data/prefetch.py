@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -49,6 +50,10 @@ def prefetched(work: Callable[[Any], T], inputs: Sequence[Any], depth: int) -> I
             if not good:
                 raise value
             yield value
+            value = None  # the batch that was drawn is the reader's alone
     finally:
         stop.set()
-        thread.join()
+        while thread.is_alive():  # it may be waiting for a place in the queue
+            with contextlib.suppress(queue.Empty):
+                ready.get_nowait()
+            thread.join(0.001)

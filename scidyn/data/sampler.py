@@ -27,10 +27,14 @@ class Sampler:
         How many make a batch.
     seed : int
         Seed of every epoch.
-    shuffle : {"full", "chunk", "none"}
-        ``chunk`` shuffles blocks and then inside groups of blocks, so that reads stay near each other.
+    shuffle : {"full", "chunk", "length", "none"}
+        ``chunk`` shuffles blocks and then inside groups of blocks, so that reads stay near each other;
+        ``length`` shuffles, sorts by length inside runs of a few batches, and shuffles those batches,
+        so that things of one batch need little padding.
     blocks : numpy.ndarray of int, shape (size,), optional
         Block of each thing, for ``shuffle="chunk"``.
+    lengths : numpy.ndarray of int, shape (size,), optional
+        Length of each thing, for ``shuffle="length"``.
     drop_last : bool
         Leave out a last batch that is not full; with several ranks also what does not divide evenly.
     rank, world : int
@@ -46,7 +50,7 @@ class Sampler:
     """
 
     group = 16
-    """Blocks that are mixed with each other under ``shuffle="chunk"``."""
+    """Blocks, or batches of all ranks, that are mixed with each other under ``chunk`` or ``length``."""
 
     def __init__(
         self,
@@ -56,6 +60,7 @@ class Sampler:
         seed: int = 0,
         shuffle: str = "full",
         blocks: np.ndarray | None = None,
+        lengths: np.ndarray | None = None,
         drop_last: bool = False,
         rank: int = 0,
         world: int = 1,
@@ -63,14 +68,17 @@ class Sampler:
         self.size = integer("size", size, at_least=1)
         self.batch = integer("batch", batch, at_least=1)
         self.seed = integer("seed", seed, at_least=0)
-        self.shuffle = choice("shuffle", shuffle, ("full", "chunk", "none"))
+        self.shuffle = choice("shuffle", shuffle, ("full", "chunk", "length", "none"))
         self.world = integer("world", world, at_least=1)
         self.rank = integer("rank", rank, at_least=0)
         if self.rank >= self.world:
             raise OptionError(f"rank must be below world = {self.world}; got {rank}.")
         if shuffle == "chunk" and (blocks is None or len(blocks) != size):
             raise OptionError(f"shuffle='chunk' needs blocks with {size} entries.")
+        if shuffle == "length" and (lengths is None or len(lengths) != size):
+            raise OptionError(f"shuffle='length' needs lengths with {size} entries.")
         self.blocks = blocks
+        self.lengths = lengths
         self.drop_last = drop_last
         self.epoch = 0
         self.position = 0
@@ -111,8 +119,10 @@ class Sampler:
             order = np.arange(self.size)
         elif self.shuffle == "full":
             order = generator.permutation(self.size)
-        else:
+        elif self.shuffle == "chunk":
             order = self._by_block(generator)
+        else:
+            order = self._by_length(generator)
         even = self._mine() * self.world
         return np.resize(order, even)[self.rank :: self.world]
 
@@ -155,3 +165,13 @@ class Sampler:
         place[generator.permutation(names.size)] = np.arange(names.size)
         key = generator.random(self.size)
         return np.lexsort((key, place[codes] // self.group))
+
+    def _by_length(self, generator: np.random.Generator) -> np.ndarray:
+        lengths = np.asarray(self.lengths)
+        order = generator.permutation(self.size)
+        step = self.batch * self.world  # what all ranks draw at once
+        run = np.arange(self.size) // (self.group * step)
+        order = order[np.lexsort((lengths[order], run))]
+        full = self.size // step
+        shuffled = order[: full * step].reshape(full, step)[generator.permutation(full)]
+        return np.concatenate([shuffled.ravel(), order[full * step :]])

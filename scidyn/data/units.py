@@ -41,7 +41,9 @@ _OFFSET = {  # temperatures with a zero of their own
     "degC": (1.0, 273.15), "°C": (1.0, 273.15), "celsius": (1.0, 273.15), "degree_Celsius": (1.0, 273.15),
     "degF": (5 / 9, 459.67 * 5 / 9), "°F": (5 / 9, 459.67 * 5 / 9), "fahrenheit": (5 / 9, 459.67 * 5 / 9),
 }  # fmt: skip
-_TERM = re.compile(r"(?P<name>[A-Za-zµ°%]+|1)(?:\^|\*\*)?(?P<power>[+-]?\d+)?")
+_LONGEST = 100
+"""Characters of the longest units that are read; they come from files."""
+_TERM = re.compile(r"(?P<name>[A-Za-zµ°%]+|1)(?:(?:\^|\*\*)?(?P<power>[+-]?[0-9]{1,2}))?")
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ def parse_unit(text: str) -> Unit:
     True
     """
     stripped = text.strip()
+    if len(stripped) > _LONGEST:
+        raise UnitsError(f"Units of {len(stripped)} characters are not read; {stripped[:20]!r}… may be other text.")
     if stripped in _OFFSET:
         scale, offset = _OFFSET[stripped]
         return Unit(scale, offset, (("K", Fraction(1)),))
@@ -100,9 +104,14 @@ def parse_unit(text: str) -> Unit:
                 raise UnitsError(f"{text!r} is no unit that can be read: {word!r} is not known.")
             size, dimension = _named(match["name"], text)
             power = sign * int(match["power"] or 1)
-            scale *= size**power
+            try:
+                scale *= size**power
+            except OverflowError:
+                scale = float("inf")
             for base, n in dimension.items():
                 powers[base] = powers.get(base, Fraction(0)) + n * power
+    if not 1e-200 < scale < 1e200:
+        raise UnitsError(f"{text!r} is {scale:g} SI units, too far from one to compute with.")
     return Unit(scale, 0.0, tuple(sorted((b, p) for b, p in powers.items() if p)))
 
 

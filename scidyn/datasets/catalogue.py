@@ -1,4 +1,4 @@
-"""Named datasets: small real records that ship with the package, and simulated ones made from a recipe."""
+"""Named datasets: small real records that ship with the package, simulated ones, and fetched ones."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ def available() -> list[str]:
     >>> "lynx_hare" in datasets.available()
     True
     """
+    from scidyn.datasets.fetched import FETCHED
     from scidyn.datasets.recipes import RECIPES
 
     shipped = [folder.name for folder in _shipped().iterdir() if (folder / "about.json").is_file()]
-    return sorted([*shipped, *RECIPES])
+    return sorted([*shipped, *RECIPES, *FETCHED])
 
 
 def load(name: str, *, seed: int = 0, **settings: float) -> xr.Dataset:
-    """Load a named dataset.
+    """Load a named dataset: shipped, simulated, or fetched once and checked by its SHA-256.
 
     Parameters
     ----------
@@ -45,7 +46,8 @@ def load(name: str, *, seed: int = 0, **settings: float) -> xr.Dataset:
         Seed of a simulated dataset.
     **settings
         What a simulated dataset shall have other than its recipe says: ``trajectories``, ``steps``,
-        ``until``, ``noise`` (share of each variable's standard deviation). It is made once and kept in
+        ``until``, ``noise`` (share of each variable's standard deviation); an unknown one is
+        answered with those there are. It is made once and kept in
         the folder ``SCIDYN_CACHE`` names, else in the user's cache.
 
     Returns
@@ -57,6 +59,8 @@ def load(name: str, *, seed: int = 0, **settings: float) -> xr.Dataset:
     ------
     scidyn.errors.OptionError
         If the name or a setting is unknown; a near miss is suggested.
+    scidyn.errors.ArtifactError
+        If data cannot be fetched, or are not what their checksum says.
 
     Examples
     --------
@@ -66,11 +70,15 @@ def load(name: str, *, seed: int = 0, **settings: float) -> xr.Dataset:
     'thousand pelts'
     """
     from scidyn.data import open as open_file
+    from scidyn.datasets.fetched import FETCHED, fetched
     from scidyn.datasets.recipes import RECIPES, simulated
 
     choice("name", name, available())
     if name in RECIPES:
         return simulated(name, seed=seed, **settings)
+    if name in FETCHED:
+        known_keys(f"the fetched data {name!r}", settings, ())
+        return fetched(name)
     known_keys(f"the record {name!r}", settings, ())
     folder = _shipped() / name
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scidyn._check.values import integer, known_keys, number
+from scidyn.data.schema import CONVENTIONS
 from scidyn.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -78,11 +79,72 @@ def _lotka_volterra(generator: np.random.Generator, settings: Mapping[str, float
     return _simulate(LotkaVolterra(), generator, settings, 0.3)
 
 
+def _repressilator(generator: np.random.Generator, settings: Mapping[str, float]) -> xr.Dataset:
+    from scidyn.systems import Repressilator
+
+    return _simulate(Repressilator(), generator, settings, 0.5)
+
+
+def _heat(generator: np.random.Generator, settings: Mapping[str, float]) -> xr.Dataset:
+    """Heat in a ring, exact: every Fourier mode k of the start decays as exp(−κ (2πk)² t)."""
+    import xarray as xr
+
+    rows, steps, points = (int(settings[key]) for key in ("trajectories", "steps", "points"))
+    k = np.arange(1, points // 4)
+    weights = generator.normal(size=(2, rows, k.size)) / k
+    x, t = np.arange(points) / points, np.linspace(0.0, settings["until"], steps)
+    decay = np.exp(-settings["diffusivity"] * (2 * np.pi * k) ** 2 * t[:, None])
+    waves = np.stack([np.cos(2 * np.pi * k[:, None] * x), np.sin(2 * np.pi * k[:, None] * x)])
+    u = np.einsum("crk,tk,ckx->rtx", weights, decay, waves, optimize=True)
+    u += settings["noise"] * u.std() * generator.normal(size=u.shape)
+    return xr.Dataset(
+        {"u": (("trajectory", "time", "x"), u, {"units": "K", "long_name": "temperature above the mean"})},
+        {
+            "time": ("time", t, {"units": "s"}),
+            "x": ("x", x, {"units": "m", "axis": "X", "boundary": "periodic"}),
+            "trajectory": np.arange(rows),
+        },
+        {"Conventions": CONVENTIONS, "scidyn_kind": "trajectories"},
+    )
+
+
+def _snapshots(generator: np.random.Generator, settings: Mapping[str, float]) -> xr.Dataset:
+    """Cells of an Ornstein–Uhlenbeck process dx = (a − x) dt + σ dW in two branches, each seen once."""
+    import xarray as xr
+
+    count, times = int(settings["cells"]), np.linspace(0.0, settings["until"], int(settings["times"]))
+    side = generator.choice([-1.0, 1.0], size=(times.size, count))
+    goal = np.stack([np.full_like(side, 3.0), 2.0 * side], -1)
+    fade = np.exp(-times)[:, None, None]
+    spread = np.sqrt(0.05 * fade**2 + settings["sigma"] ** 2 / 2 * (1 - fade**2))
+    cells = goal * (1 - fade) + spread * generator.normal(size=(times.size, count, 2))
+    return xr.Dataset(
+        {"x": (("cell", "feature"), cells.reshape(-1, 2), {"units": "1"})},
+        {
+            "time": ("cell", np.repeat(times, count), {"units": "day"}),
+            "feature": ["x1", "x2"],
+            "branch": ("cell", np.where(side.ravel() > 0, "up", "down")),
+        },
+        {"Conventions": CONVENTIONS, "scidyn_kind": "snapshots"},
+    )
+
+
 _COMMON: dict[str, float] = {"trajectories": 20, "steps": 201, "noise": 0.0}
 RECIPES: dict[str, Recipe] = {
-    "lorenz63": Recipe("Lorenz 1963, 20 trajectories on the attractor", _lorenz, {**_COMMON, "until": 10.0}),
-    "van_der_pol": Recipe("Van der Pol oscillator, 20 trajectories", _van_der_pol, {**_COMMON, "until": 20.0}),
-    "lotka_volterra": Recipe("Predators and prey, 20 trajectories", _lotka_volterra, {**_COMMON, "until": 20.0}),
+    "lorenz63": Recipe("Lorenz 1963, trajectories on the attractor", _lorenz, {**_COMMON, "until": 10.0}),
+    "van_der_pol": Recipe("Van der Pol oscillator", _van_der_pol, {**_COMMON, "until": 20.0}),
+    "lotka_volterra": Recipe("Predators and prey", _lotka_volterra, {**_COMMON, "until": 20.0}),
+    "repressilator": Recipe("Repressilator", _repressilator, {**_COMMON, "until": 40.0}),
+    "heat_ring": Recipe(
+        "Heat in a ring, exact solution",
+        _heat,
+        {**_COMMON, "steps": 51, "until": 1.0, "points": 128, "diffusivity": 0.01},
+    ),
+    "branching_cells": Recipe(
+        "Cells that part into two branches, seen once each",
+        _snapshots,
+        {"cells": 500, "times": 5, "until": 2.0, "sigma": 0.5},
+    ),
 }
 """Simulated datasets by name."""
 

@@ -9,7 +9,7 @@ from scidyn.solvers.cde import (
     LinearPath,
     NaturalCubicPath,
     RectilinearPath,
-    log_signature,
+    log_ode,
     solve_cde,
     with_time,
 )
@@ -28,7 +28,7 @@ from scidyn.solvers.ctmc import (
 )
 from scidyn.solvers.ode import solve_ode
 from scidyn.solvers.phi import phi_functions
-from scidyn.solvers.sde import SDESolution, solve_langevin, solve_sde
+from scidyn.solvers.sde import LangevinSolution, SDESolution, solve_langevin, solve_sde
 from scidyn.solvers.sensitivity import solve_sensitivities
 from scidyn.solvers.solution import Solution, Stats
 from scidyn.solvers.split import SemilinearField, SeparableField, SplitField
@@ -43,6 +43,7 @@ __all__ = [
     "HermiteCubicPath",
     "JumpSolution",
     "JumpStatus",
+    "LangevinSolution",
     "LinearPath",
     "MarkovFBM",
     "NaturalCubicPath",
@@ -61,7 +62,7 @@ __all__ = [
     "fixed_point",
     "join",
     "levy_area",
-    "log_signature",
+    "log_ode",
     "path_kl",
     "path_kl_estimate",
     "path_log_ratio",

@@ -12,8 +12,9 @@ from torch import Tensor
 from scidyn._check.values import did_you_mean
 from scidyn.data import Batch
 from scidyn.errors import ArtifactError
-from scidyn.sysid.estimator import Estimator, plain
+from scidyn.sysid.estimator import Estimator
 from scidyn.sysid.observations import Observations
+from scidyn.sysid.options import plain
 
 if TYPE_CHECKING:
     import xarray as xr

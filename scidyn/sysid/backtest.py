@@ -65,7 +65,7 @@ def backtest(
     Parameters
     ----------
     model : Estimator
-        Not changed; a copy is fitted.
+        Not changed; a copy is fitted, without profile likelihoods, which a forecast does not need.
     record : xarray.Dataset
         The whole record.
     at : float, optional
@@ -90,7 +90,7 @@ def backtest(
     >>> from scidyn.sysid import MechanisticODE, backtest
     >>> from scidyn.systems import LotkaVolterra
     >>> record = scidyn.datasets.load("lynx_hare")
-    >>> trial = backtest(MechanisticODE(LotkaVolterra(), profile=False), record, at=1914)
+    >>> trial = backtest(MechanisticODE(LotkaVolterra()), record, at=1914)
     >>> trial.errors["model"].values.tolist()
     ['MechanisticODE', 'persistence', 'linear autoregression']
     """
@@ -103,7 +103,7 @@ def backtest(
     train, test = split_at(clean, border)
     _check(train, test, border)
     with progress_of(progress, "backtest") as bar:
-        fitted = model.clone().fit(train, progress=bar)
+        fitted = _without_profiles(model).fit(train, progress=bar)
     past = observe(train, fitted.noise_model_)
     future = held_out(test, whole)
     name = type(fitted).__name__
@@ -129,6 +129,12 @@ def backtest(
         model=fitted,
         coverage=_coverage(values, future, variables, fitted.confidence),
     )
+
+
+def _without_profiles(model: Estimator) -> Any:
+    """An unfitted copy that skips profile likelihoods: a forecast needs none."""
+    copy = model.clone()
+    return copy.set_params(profile=False) if "profile" in copy.get_params() else copy
 
 
 def split_at(record: xr.Dataset, at: float) -> tuple[xr.Dataset, xr.Dataset]:

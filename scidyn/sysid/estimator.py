@@ -1,10 +1,9 @@
-"""What all estimators share: options, the fitted test, copies, results on Datasets, files."""
+"""What all estimators share: the fitted test, results on Datasets, files."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scidyn._check.values import known_keys, number
-from scidyn.errors import DataError, NotFittedError, OptionError, ShapeError, TimeGridError
+from scidyn._check.values import number
+from scidyn.errors import DataError, NotFittedError, ShapeError, TimeGridError
 from scidyn.sysid.observations import Observations, checksum
+from scidyn.sysid.options import Options, plain
 from scidyn.training import Progress
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def progress_of(progress: Progress | bool | None, title: str) -> Iterator[Progre
         yield bar
 
 
-class Estimator:
+class Estimator(Options):
     """A model that learns its vector field from a record.
 
     The constructor only stores its options; they are checked by ``fit``. Results of ``fit`` end in ``_``.
@@ -47,6 +47,8 @@ class Estimator:
         Units of time and of the variables.
     times_ : ndarray, shape (time,)
         Times of the record.
+    states_ : xarray.DataArray
+        Which component of the state of ``vector_field`` each variable measures, over ``variable``.
     noise_model_ : str
         "normal" or "lognormal".
     noise_std_ : xarray.DataArray
@@ -63,59 +65,22 @@ class Estimator:
     seed: int
     kind: ClassVar[str] = "estimator"
 
-    def __new__(cls, *args: Any, **options: Any) -> Any:
-        """Refuse unknown options by name, with the nearest known one."""
-        known_keys(cls.__name__, options, cls._option_names())
-        return super().__new__(cls)
-
-    @classmethod
-    def _option_names(cls) -> list[str]:
-        return [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Options of the constructor and their values.
-
-        Parameters
-        ----------
-        deep : bool
-            Accepted for compatibility with scikit-learn; nothing is nested.
-
-        Returns
-        -------
-        dict
-        """
-        return {name: getattr(self, name) for name in self._option_names()}
-
-    def set_params(self, **options: Any) -> Any:
-        """Change options by name; an unknown one raises OptionError with the nearest known name.
-
-        Returns
-        -------
-        Estimator
-            Itself.
-        """
-        known_keys(type(self).__name__, options, self._option_names())
-        for name, value in options.items():
-            setattr(self, name, value)
-        return self
-
-    def clone(self) -> Any:
-        """An unfitted copy with the same options."""
-        return type(self)(**self.get_params())
-
-    def __repr__(self) -> str:
-        defaults = {k: p.default for k, p in inspect.signature(type(self).__init__).parameters.items()}
-        shown = [
-            f"{k}={v!r}" if defaults[k] is not inspect.Parameter.empty else repr(v)
-            for k, v in self.get_params().items()
-            if defaults[k] is inspect.Parameter.empty or v != defaults[k]
-        ]
-        return f"{type(self).__name__}({', '.join(shown)})"
-
     @property
     def is_fitted(self) -> bool:
         """True after ``fit`` or ``load``."""
         return hasattr(self, "provenance_")
+
+    @property
+    def states_(self) -> xr.DataArray:
+        """Which component of the state of ``vector_field`` each variable measures, over ``variable``."""
+        import xarray as xr
+
+        self._require_fitted("states_")
+        index = np.array(self._state_index(), dtype=np.int64)
+        return xr.DataArray(index, dims="variable", coords={"variable": self.variables_}, name="states")
+
+    def _state_index(self) -> list[int]:
+        return list(range(len(self.variables_)))
 
     def __getattr__(self, name: str) -> Any:
         if name.endswith("_") and not name.startswith("_"):
@@ -132,6 +97,17 @@ class Estimator:
         for name in [n for n in self.__dict__ if n.endswith("_") and not n.startswith("_")]:
             delattr(self, name)
 
+    @contextlib.contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Leave the estimator as it was if a fit is refused, fails or is interrupted."""
+        before = dict(self.__dict__)
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
     # ---- results -------------------------------------------------------------------------------
 
     def _remember_record(self, obs: Observations) -> None:
@@ -140,6 +116,18 @@ class Estimator:
         self.units_ = dict(obs.units)
         self.times_ = obs.times
         self.noise_model_ = obs.noise
+
+    def _remember_fit(self, obs: Observations) -> None:
+        """The fit with bands at the record's times, and what the data differ from it."""
+        values = self._predict(obs.batch.t, self.confidence)
+        every = {**obs.units, **{f"{n}_{side}": obs.units[n] for n in obs.names for side in ("lower", "upper")}}
+        self.fitted_ = obs.dataset(values, every, torch.isfinite(obs.batch.t))
+        mean = torch.stack([values[n] for n in obs.names], dim=-1)
+        difference = obs.link(torch.where(obs.batch.mask, obs.batch.y, 1.0)) - obs.link(mean)
+        self.residuals_ = obs.dataset(
+            {n: torch.where(obs.batch.mask[..., k], difference[..., k], torch.nan) for k, n in enumerate(obs.names)},
+            {n: "1" if obs.noise == "lognormal" else obs.units[n] for n in obs.names},
+        )
 
     def _provenance(self, obs: Observations) -> dict[str, Any]:
         from importlib.metadata import version
@@ -392,20 +380,3 @@ class Estimator:
             Units of the state per unit of time.
         """
         raise NotImplementedError
-
-
-def plain(value: Any) -> Any:
-    """A JSON form of an option."""
-    from scidyn.systems import System
-
-    if isinstance(value, System):
-        return {"system": type(value).__name__, "values": dict(value.values)}
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, np.generic):
-        return value.item()
-    raise OptionError(f"the option value {value!r} cannot be written to a model file; use numbers, strings and lists.")

@@ -17,6 +17,7 @@ from scidyn.sysid.mechanistic import MechanisticODE
 from scidyn.sysid.network_field import NetworkField
 from scidyn.sysid.network_model import NetworkModel
 from scidyn.sysid.observations import Observations, match_variables
+from scidyn.sysid.summaries import parameter_text
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -54,6 +55,8 @@ class HybridODE(NetworkModel):
         Penalty on the sum of squared weights, in units of the noise variance.
     validation : float
         Share of the times, at the end of each trajectory, kept for early stopping; 0 for none.
+    refit : bool
+        After early stopping, go on from the chosen weights on the whole record; False keeps the chosen ones.
     activation : str
         Activation of the network.
     adjoint : {None, "discrete", "direct"}
@@ -89,7 +92,7 @@ class HybridODE(NetworkModel):
     >>> import scidyn
     >>> from scidyn.sysid import HybridODE
     >>> from scidyn.systems import LotkaVolterra
-    >>> model = HybridODE(LotkaVolterra(), hidden=(8,), max_iterations=20)
+    >>> model = HybridODE(LotkaVolterra(), hidden=(4,), max_iterations=10, refit=False)
     >>> model = model.fit(scidyn.datasets.load("lynx_hare"))
     >>> bool((model.network_share_ < 0.5).all())
     True
@@ -112,6 +115,7 @@ class HybridODE(NetworkModel):
         learning_rate: float = 5e-3,
         weight_decay: float = 1e-2,
         validation: float = 0.2,
+        refit: bool = True,
         activation: str = "tanh",
         adjoint: str | None = None,
         rtol: float = 1e-3,
@@ -127,6 +131,7 @@ class HybridODE(NetworkModel):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.validation = validation
+        self.refit = refit
         self.activation = activation
         self.adjoint = adjoint
         self.rtol = rtol
@@ -161,8 +166,9 @@ class HybridODE(NetworkModel):
         scidyn.errors.FitError
             If training does not stay finite.
         """
-        self._fit(ds, checkpoint, progress)
-        self._remember_parameters()
+        with self._all_or_nothing():
+            self._fit(ds, checkpoint, progress)
+            self._remember_parameters()
         return self
 
     def _check_record(self, obs: Observations) -> None:
@@ -267,13 +273,7 @@ class HybridODE(NetworkModel):
         str
         """
         self._require_fitted("equations")
-        symbols = {p.name: p.symbol or p.name for p in self.system.parameters}
-        table = self.parameters_
-        values = ", ".join(
-            f"{symbols[str(p)]} = {float(table['estimate'].sel(parameter=p)):.4g} "
-            f"{table['units'].sel(parameter=p).item()}"
-            for p in table["parameter"].values
-        )
+        values = parameter_text(self.parameters_, self.system)
         shares = ", ".join(f"{100 * float(self.network_share_.sel(variable=v)):.0f} % of {v}" for v in self.variables_)
         return f"{self.system.equation}, plus a network;  {values}; the network carries {shares}"
 

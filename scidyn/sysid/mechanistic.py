@@ -6,22 +6,29 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from scidyn._check.values import integer, number
 from scidyn.errors import DataError, FitWarning, OptionError
 from scidyn.sysid.bands import draw, mixture_quantile, padded_times
+from scidyn.sysid.coordinates import Coordinates, coordinates_of
 from scidyn.sysid.estimator import Estimator, progress_of
+from scidyn.sysid.noise import Noise, known_noise
 from scidyn.sysid.observations import Observations, match_variables, observe
-from scidyn.sysid.profiles import Profiles, deviance_threshold, profile
+from scidyn.sysid.profiles import Profiles, deviance_threshold, profile_estimate
 from scidyn.sysid.search import search
-from scidyn.sysid.shooting import Coordinates, Shooting, solve_states
-from scidyn.sysid.starts import state_scale, unit_factors
-from scidyn.sysid.summaries import history_dataset, initial_dataset, parameter_dataset, profile_dataset
+from scidyn.sysid.shooting import Shooting, solve_states
+from scidyn.sysid.summaries import (
+    history_dataset,
+    initial_dataset,
+    parameter_dataset,
+    parameter_text,
+    profile_dataset,
+    unbounded,
+)
+from scidyn.sysid.units import state_scale
 from scidyn.training import GaussNewtonResult, Progress
-from scidyn.training.gauss_newton import one_problem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,8 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["MechanisticODE"]
 
 DRAWS = 256
-SMALLEST_NOISE = 1e-8
-"""Least standard deviation of the noise, relative to the spread of the data."""
 
 
 class MechanisticODE(Estimator):
@@ -167,6 +172,11 @@ class MechanisticODE(Estimator):
         scidyn.errors.FitError
             If the equation cannot be solved from any start.
         """
+        with self._all_or_nothing():
+            self._fit(ds, progress)
+        return self
+
+    def _fit(self, ds: xr.Dataset, progress: Progress | bool | None) -> None:
         obs = self._observe(ds)
         with progress_of(progress, f"fit {type(self.system).__name__}") as bar:
             shooting, result = self._estimate(obs, bar)
@@ -174,12 +184,11 @@ class MechanisticODE(Estimator):
             profiles = None
             if self.profile:
                 bar.stage("profile likelihoods")
-                profiles, result = self._profile(shooting, result, threshold, bar)
+                profiles, result = profile_estimate(shooting, result, self._noise, threshold, bar.advance)
         if not bool(result.converged):
             warnings.warn("The fit stopped before it converged; try more starts.", FitWarning, stacklevel=2)
         self._forget()
         self._remember(obs, shooting, result, profiles, threshold)
-        return self
 
     def _observe(self, ds: xr.Dataset) -> Observations:
         """Check options and record before any work."""
@@ -193,7 +202,7 @@ class MechanisticODE(Estimator):
         integer("seed", self.seed, at_least=0)
         obs = observe(ds, self.noise)
         self._columns = match_variables(self.system, obs.names, self.variables)
-        self._known_noise(obs)
+        known_noise(self.noise_std, obs)
         parameters, states = len(self.system.parameters), len(self.system.states)
         per_row = obs.batch.mask.flatten(1).sum(dim=1)
         short = (per_row < states).nonzero().flatten().tolist()
@@ -211,58 +220,11 @@ class MechanisticODE(Estimator):
             )
         return obs
 
-    def _known_noise(self, obs: Observations) -> Tensor | None:
-        if self.noise_std is None:
-            return None
-        given = self.noise_std
-        each = given if isinstance(given, Mapping) else dict.fromkeys(obs.names, given)
-        missing = [n for n in obs.names if n not in each]
-        if missing:
-            raise OptionError(f"noise_std has no entry for {missing[0]!r}; the variables are {list(obs.names)}.")
-        return torch.tensor([number(f"noise_std[{n!r}]", each[n], above=0) for n in obs.names], dtype=obs.batch.y.dtype)
-
-    def _coordinates(self, obs: Observations, scale: Tensor) -> Coordinates:
-        parameters = self.system.parameters
-        log = torch.tensor([p.lower == 0.0 for p in parameters])
-        # bounds hold in the system's own units; a bound on a rate per state moves with the state's units
-        factors = unit_factors(self.system, scale).clamp_min(1.0)
-        lower = torch.tensor([p.lower for p in parameters], dtype=scale.dtype)
-        upper = torch.tensor([p.upper for p in parameters], dtype=scale.dtype) * factors
-        lower = torch.where(lower < 0, lower * factors, lower)
-        positive = [s.positive for s in self.system.states]
-        for k, column in enumerate(self._columns):
-            seen = obs.batch.y[..., k][obs.batch.mask[..., k]]
-            positive[column] = obs.noise == "lognormal" or (positive[column] and bool((seen > 0).all()))
-        return Coordinates(
-            log,
-            torch.tensor(positive),
-            torch.where(log, torch.full_like(lower, -torch.inf), lower),
-            torch.where(log, upper.log(), upper),
-        )
-
-    def _groups(self, obs: Observations) -> Tensor:
-        """Which variables share a standard deviation (variable,)."""
-        shared = self.shared_noise
-        if shared is True:
-            return torch.zeros(len(obs.names), dtype=torch.int64)
-        if shared is False or obs.noise == "lognormal":
-            return torch.arange(len(obs.names))
-        units = [obs.units[n] for n in obs.names]
-        return torch.tensor([sorted(set(units), key=units.index).index(u) for u in units])
-
     def _estimate(self, obs: Observations, bar: Progress) -> tuple[Shooting, GaussNewtonResult]:
         scale = state_scale(self.system, obs, self._columns)
-        coordinates = self._coordinates(obs, scale)
-        link = obs.link(torch.where(obs.batch.mask, obs.batch.y, 1.0))
-        self._group = self._groups(obs)
-        spread = torch.stack(
-            [
-                torch.cat([link[..., k][obs.batch.mask[..., k]] for k in (self._group == g).nonzero().flatten()]).std()
-                for g in range(int(self._group.max()) + 1)
-            ]
-        )
-        self._floor = (SMALLEST_NOISE * spread.clamp_min(1e-300)) ** 2
-        sigma = self._known_noise(obs)
+        coordinates = coordinates_of(self.system, obs, self._columns, scale)
+        self._noise = Noise.of(obs, self.noise_std, self.shared_noise)
+        sigma = self._noise.known
 
         def shooting(batch: Any) -> Shooting:
             return Shooting(
@@ -283,16 +245,13 @@ class MechanisticODE(Estimator):
             coordinates,
             scale,
             shooting,
-            group_of=None if sigma is not None else self._group,
-            floor=self._floor,
+            group_of=self._noise.group if sigma is None else None,
+            floor=self._noise.floor,
             count=self.starts,
             seed=self.seed,
             bar=bar,
         )
         return shooting(obs.batch), result
-
-    def _residual_groups(self, shooting: Shooting) -> Tensor | None:
-        return None if shooting.sigma is not None else self._group[shooting.variable]
 
     def _threshold(self, shooting: Shooting) -> float:
         count, states = shooting.coordinates.sizes
@@ -300,36 +259,6 @@ class MechanisticODE(Estimator):
         return deviance_threshold(
             self.confidence, len(shooting.target), unknowns, known_noise=shooting.sigma is not None
         )
-
-    def _profile(
-        self, shooting: Shooting, result: GaussNewtonResult, threshold: float, bar: Progress
-    ) -> tuple[Profiles, GaussNewtonResult]:
-        """Profile; if a walk finds a better fit than the estimate, start again from there."""
-        from scidyn.training import gauss_newton
-
-        groups = self._residual_groups(shooting)
-        lower, upper = shooting.coordinates.bounds(shooting.rows)
-        for _ in range(3):
-            profiles = profile(
-                shooting,
-                result.estimate,
-                result.covariance,
-                float(result.cost),
-                lower,
-                upper,
-                shooting.coordinates.sizes[0],
-                threshold,
-                groups=groups,
-                floor=self._floor,
-                advance=bar.advance,
-            )
-            if profiles.better is None:
-                break
-            again = gauss_newton(
-                shooting, profiles.better[None], lower, upper, groups=groups, floor=self._floor, tolerance=1e-6
-            )
-            result = one_problem(again, 0)
-        return profiles, result
 
     # ---- results -------------------------------------------------------------------------------
 
@@ -342,78 +271,43 @@ class MechanisticODE(Estimator):
         threshold: float,
     ) -> None:
         self._remember_record(obs)
-        coordinates = shooting.coordinates
-        covariance = result.covariance
         freedom = len(shooting.target) - len(result.estimate)
-        if shooting.sigma is not None:
-            std = shooting.sigma
-            covariance = covariance * freedom / result.residuals.square().sum()
-        else:
-            groups = self._residual_groups(shooting)
-            square = torch.zeros(len(self._floor), dtype=result.residuals.dtype).index_add(
-                0, groups, result.residuals**2
-            )
-            count = torch.bincount(groups, minlength=len(self._floor))
-            variance = square / count * len(shooting.target) / freedom + self._floor
-            std = variance.sqrt()[self._group]
-        self._keep(result.estimate, covariance, coordinates, shooting.atol)
+        std, factor = self._noise.estimate(result.residuals, shooting.variable, freedom)
+        covariance = result.covariance * factor
+        self._keep(result.estimate, covariance, shooting.coordinates, shooting.atol)
         self.noise_std_ = self._per_variable(std)
-        self.log_likelihood_ = self._log_likelihood(obs, shooting, result)
-        names = list(self.system.parameter_names)
-        units = self._parameter_units()
-        self.parameters_ = parameter_dataset(
-            names, units, self.system, result.estimate, covariance, coordinates, profiles, self.confidence, freedom
-        )
-        self.profiles_ = profile_dataset(names, units, coordinates, profiles, threshold, self.confidence)
-        _, y0 = coordinates.unpack(result.estimate)
-        self.initial_ = initial_dataset(self.system.state_names, obs, y0, covariance, coordinates)
+        self.log_likelihood_ = self._noise.log_likelihood(float(result.cost), shooting.variable)
+        self._remember_parameters(profiles, threshold, freedom)
+        _, y0 = self._coords.unpack(self._z)
+        self.initial_ = initial_dataset(self.system.state_names, obs, y0, covariance, self._coords)
         self.history_ = history_dataset(result.history)
-        values = self._predict(obs.batch.t, self.confidence)
-        inside = torch.isfinite(obs.batch.t)
-        every = {**obs.units, **{f"{n}_{side}": obs.units[n] for n in obs.names for side in ("lower", "upper")}}
-        self.fitted_ = obs.dataset(values, every, inside)
-        mean = torch.stack([values[n] for n in obs.names], dim=-1)
-        difference = obs.link(torch.where(obs.batch.mask, obs.batch.y, 1.0)) - obs.link(mean)
-        log = obs.noise == "lognormal"
-        self.residuals_ = obs.dataset(
-            {n: torch.where(obs.batch.mask[..., k], difference[..., k], torch.nan) for k, n in enumerate(obs.names)},
-            {n: "1" if log else obs.units[n] for n in obs.names},
-        )
+        self._remember_fit(obs)
         self.provenance_ = self._provenance(obs)
-        self._warn_about_intervals(profiles)
+        open_ = unbounded(self.parameters_, profiles)
+        if open_:
+            warnings.warn(
+                f"The data do not bound {', '.join(open_)} at {100 * self.confidence:.0f} %; fix or combine "
+                "parameters, or observe more.",
+                FitWarning,
+                stacklevel=3,
+            )
+
+    def _remember_parameters(self, profiles: Profiles | None, threshold: float, freedom: int) -> None:
+        names, units = list(self.system.parameter_names), self._parameter_units()
+        self.parameters_ = parameter_dataset(
+            names, units, self.system, self._z, self._covariance, self._coords, profiles, self.confidence, freedom
+        )
+        self.profiles_ = profile_dataset(names, units, self._coords, profiles, threshold, self.confidence)
 
     def _keep(self, z: Tensor, covariance: Tensor, coordinates: Coordinates, atol: Tensor) -> None:
         self._z, self._covariance = z.contiguous().clone(), covariance.contiguous().clone()
         self._coords, self._atol = coordinates, atol
-
-    def _log_likelihood(self, obs: Observations, shooting: Shooting, result: GaussNewtonResult) -> float:
-        n = len(shooting.target)
-        value = -float(result.cost) - 0.5 * n * float(np.log(2 * np.pi))
-        if shooting.sigma is None:
-            return value - 0.5 * n
-        return value - float(shooting.sigma[shooting.variable].log().sum())
 
     def _parameter_units(self) -> list[str]:
         by_state = dict.fromkeys(range(len(self.system.states)), "")
         by_state |= {c: self.units_[n] for c, n in zip(self._columns, self.variables_, strict=True)}
         own = [by_state[k] or name for k, name in enumerate(self.system.state_names)]
         return list(self.system.parameter_units(self.units_["time"], own))
-
-    def _warn_about_intervals(self, profiles: Profiles | None) -> None:
-        table = self.parameters_
-        open_ = [
-            str(p)
-            for k, p in enumerate(table["parameter"].values)
-            if (profiles is not None and not np.isfinite([profiles.lower[k], profiles.upper[k]]).all())
-            or not np.isfinite(float(table["stderr"][k]))
-        ]
-        if open_:
-            warnings.warn(
-                f"The data do not bound {', '.join(open_)} at {100 * self.confidence:.0f} %; fix or combine "
-                "parameters, or observe more.",
-                FitWarning,
-                stacklevel=4,
-            )
 
     # ---- prediction ----------------------------------------------------------------------------
 
@@ -448,6 +342,9 @@ class MechanisticODE(Estimator):
             values |= {f"{n}_{side}": edge[..., k] for k, n in enumerate(obs.names)}
         return values
 
+    def _state_index(self) -> list[int]:
+        return list(self._columns)
+
     def _initial_states(self) -> Tensor:
         return self._coords.unpack(self._z)[1]
 
@@ -472,13 +369,7 @@ class MechanisticODE(Estimator):
         str
         """
         self._require_fitted("equations")
-        table = self.parameters_
-        symbols = {p.name: p.symbol or p.name for p in self.system.parameters}
-        values = ", ".join(
-            f"{symbols[str(p)]} = {float(table['estimate'].sel(parameter=p)):.4g} "
-            f"{table['units'].sel(parameter=p).item()}"
-            for p in table["parameter"].values
-        )
+        values = parameter_text(self.parameters_, self.system)
         meaning = ", ".join(
             f"{self.system.state_names[c]} = {n}" for c, n in zip(self._columns, self.variables_, strict=True)
         )

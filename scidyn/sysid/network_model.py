@@ -1,4 +1,4 @@
-"""What neural and hybrid estimators share: training by growing windows, a validation stretch, Laplace bands."""
+"""What neural and hybrid estimators share: training with a validation stretch, Laplace bands."""
 
 from __future__ import annotations
 
@@ -17,19 +17,15 @@ from scidyn.errors import DataError, FitError, OptionError, SplitError
 from scidyn.nn.mlp import ACTIVATIONS
 from scidyn.sysid.bands import padded_times
 from scidyn.sysid.estimator import Estimator, progress_of
-from scidyn.sysid.network_field import NetworkField, ShootingObjective, ValidationObjective, scale_batch
+from scidyn.sysid.network_field import NetworkField, scale_batch
+from scidyn.sysid.network_training import Recipe, joined, polish, split_stretch, train
 from scidyn.sysid.observations import Observations, observe
-from scidyn.training import LBFGS, Adam, Progress, Windows, fit, shooting_lengths, shooting_windows
+from scidyn.training import Progress
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["NetworkModel"]
-
-PARTS = (0.4, 0.3, 0.3)
-"""Shares of the Adam iterations for short windows, long windows, and whole trajectories."""
-SHORTEST_STRETCH = 2
-"""Least number of times in a validation stretch."""
 
 
 class NetworkModel(Estimator):
@@ -41,6 +37,7 @@ class NetworkModel(Estimator):
     learning_rate: float
     weight_decay: float
     validation: float
+    refit: bool
     adjoint: str | None
     activation: str
     rtol: float
@@ -58,7 +55,6 @@ class NetworkModel(Estimator):
             scaling = Scaling.fit(self._training_part(ds, obs, stretch), log=obs.noise == "lognormal")
             whole = scale_batch(obs.batch, scaling)
             field = self._make_field(ds, obs, scaling, whole, bar)
-            bar.stage("train")
             history = self._train(field, whole, stretch, bar, checkpoint)
         self._remember(obs, scaling, field, whole, stretch, history)
 
@@ -76,6 +72,7 @@ class NetworkModel(Estimator):
         number("weight_decay", self.weight_decay, at_least=0)
         number("network_penalty", self.network_penalty, at_least=0)
         number("validation", self.validation, at_least=0, below=1)
+        choice("refit", self.refit, (True, False))
         number("rtol", self.rtol, above=0, at_most=0.1)
         number("confidence", self.confidence, above=0, below=1)
 
@@ -144,47 +141,43 @@ class NetworkModel(Estimator):
         )
 
     def _train(
-        self, field: NetworkField, whole: Batch, stretch: Tensor, bar: Progress, checkpoint: str | Path | None
+        self,
+        field: NetworkField,
+        whole: Batch,
+        stretch: Tensor,
+        bar: Progress,
+        checkpoint: str | Path | None,
     ) -> xr.Dataset:
-        """Short windows, longer ones, whole trajectories by Adam; then L-BFGS on whole trajectories."""
-        columns = torch.arange(whole.t.shape[1])
-        early = columns < stretch.unsqueeze(1)
-        train = whole._replace(
-            t=whole.t.masked_fill(~early, torch.nan)[:, : int(stretch.max())],
-            y=whole.y[:, : int(stretch.max())],
-            mask=(whole.mask & early.unsqueeze(-1))[:, : int(stretch.max())],
-        )
-        lengths = shooting_lengths(train.t.shape[1])
-        chosen = [lengths[0], lengths[len(lengths) // 2], lengths[-1]]
-        windows = [shooting_windows(train, length) for length in chosen]
-        counts = [round(share * self.max_iterations) for share in PARTS]
-        late = whole._replace(mask=whole.mask & ~early.unsqueeze(-1))
-        every = torch.zeros(whole.t.shape[0], dtype=torch.int64)
-        validation = None if bool(early.eq(torch.isfinite(whole.t)).all()) else Windows(late, every)
-        visited = field.nodes.detach()[torch.isfinite(whole.t)]
-        objective = ValidationObjective(
-            ShootingObjective(int(train.mask.sum()), self.weight_decay, self.network_penalty, visited), validation
-        )
-
-        def batches(step: int, generator: torch.Generator) -> Windows:
-            if step < counts[0]:
-                return windows[0]
-            return windows[1] if step < counts[0] + counts[1] else windows[2]
-
-        polish = max(1, self.max_iterations // 10)
-        result = fit(
+        """Choose the weights on the validation stretch, then go on from them on the whole record."""
+        recipe = Recipe(self.max_iterations, self.learning_rate, self.weight_decay, self.network_penalty, self.seed)
+        folder = None if checkpoint is None else Path(checkpoint)
+        part, validation = split_stretch(whole, stretch)
+        visited = field.nodes.detach()[torch.isfinite(whole.t)].clone()
+        bar.stage("train")
+        result, history = train(
             field,
-            objective,
-            batches,
-            stages=[Adam(sum(counts), self.learning_rate, clip=1.0, schedule="cosine"), LBFGS(polish)],
-            validation=validation,
-            validate_every=5,
-            seed=self.seed,
-            progress=bar,
-            checkpoint=checkpoint,
+            part,
+            validation,
+            recipe,
+            visited=visited,
+            bar=bar,
+            checkpoint=None if folder is None else folder / "chosen",
         )
-        self._training = {"best_iteration": result.best_iteration, "stopped_by": result.stopped_by}
-        return result.history
+        before = history.sizes["iteration"] - result.history.sizes["iteration"]
+        self._training = {"best_iteration": before + result.best_iteration, "stopped_by": result.stopped_by}
+        if not self.refit or validation is None:
+            return history
+        bar.stage("fit the whole record")
+        again = polish(
+            field,
+            whole,
+            recipe,
+            visited=visited,
+            bar=bar,
+            checkpoint=None if folder is None else folder / "refit",
+        )
+        self._training["refit_iterations"] = again.sizes["iteration"]
+        return joined(history, again)
 
     # ---- results -------------------------------------------------------------------------------
 
@@ -205,18 +198,9 @@ class NetworkModel(Estimator):
         if not bool(torch.isfinite(fitted[torch.isfinite(whole.t)]).all()):
             raise FitError("The fitted equation cannot be solved over the record; train with a smaller learning rate.")
         self._factor, self._variance = self._laplace(whole, fitted)
-        log = obs.noise == "lognormal"
         scale = torch.tensor(scaling.scale, dtype=whole.y.dtype)
         self.noise_std_ = self._per_variable(self._variance.sqrt() * scale)
-        values = self._predict(obs.batch.t, self.confidence)
-        every = {**obs.units, **{f"{n}_{side}": obs.units[n] for n in obs.names for side in ("lower", "upper")}}
-        self.fitted_ = obs.dataset(values, every, torch.isfinite(obs.batch.t))
-        mean = torch.stack([values[n] for n in obs.names], dim=-1)
-        difference = obs.link(torch.where(obs.batch.mask, obs.batch.y, 1.0)) - obs.link(mean)
-        self.residuals_ = obs.dataset(
-            {n: torch.where(obs.batch.mask[..., k], difference[..., k], torch.nan) for k, n in enumerate(obs.names)},
-            {n: "1" if log else obs.units[n] for n in obs.names},
-        )
+        self._remember_fit(obs)
         self.provenance_ = {**self._provenance(obs), "training": self._training}
 
     def _uncertain(self) -> list[Tensor]:

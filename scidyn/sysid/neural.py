@@ -20,9 +20,9 @@ class NeuralODE(NetworkModel):
     r"""Fit ``dz/ds = network(z)`` in scaled coordinates, when no mechanism is known.
 
     ``z`` are standardised values, or standardised logarithms for positive data, so that simulated
-    abundances stay positive. Training goes from short windows (multiple shooting) to whole
-    trajectories, by Adam and then L-BFGS, and keeps the weights that forecast the last stretch of the
-    record best.
+    abundances stay positive. Training goes from short windows (multiple shooting) over the first parts
+    of each trajectory to whole ones, by Adam and then L-BFGS. The weights that forecast the last stretch
+    of the record best are chosen; from them the whole record is fitted by a few steps of L-BFGS.
 
     Parameters
     ----------
@@ -38,6 +38,8 @@ class NeuralODE(NetworkModel):
         Penalty on the sum of squared weights, in units of the noise variance.
     validation : float
         Share of the times, at the end of each trajectory, kept for early stopping; 0 for none.
+    refit : bool
+        After early stopping, go on from the chosen weights on the whole record; False keeps the chosen ones.
     activation : str
         Activation of the network.
     adjoint : {None, "discrete", "direct"}
@@ -64,7 +66,8 @@ class NeuralODE(NetworkModel):
     --------
     >>> import scidyn
     >>> from scidyn.sysid import NeuralODE
-    >>> model = NeuralODE(hidden=(8,), max_iterations=20).fit(scidyn.datasets.load("lynx_hare"))
+    >>> model = NeuralODE(hidden=(8,), max_iterations=20, refit=False)
+    >>> model = model.fit(scidyn.datasets.load("lynx_hare"))
     >>> sorted(model.predict([1921.0], interval=0.9).data_vars)[:3]
     ['hare', 'hare_lower', 'hare_upper']
 
@@ -83,6 +86,7 @@ class NeuralODE(NetworkModel):
         learning_rate: float = 2e-2,
         weight_decay: float = 1e-2,
         validation: float = 0.2,
+        refit: bool = True,
         activation: str = "tanh",
         adjoint: str | None = None,
         rtol: float = 1e-3,
@@ -95,6 +99,7 @@ class NeuralODE(NetworkModel):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.validation = validation
+        self.refit = refit
         self.activation = activation
         self.adjoint = adjoint
         self.rtol = rtol
@@ -129,7 +134,8 @@ class NeuralODE(NetworkModel):
         scidyn.errors.FitError
             If training does not stay finite.
         """
-        self._fit(ds, checkpoint, progress)
+        with self._all_or_nothing():
+            self._fit(ds, checkpoint, progress)
         return self
 
     def equations(self) -> str:

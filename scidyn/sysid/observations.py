@@ -87,10 +87,11 @@ def observe(ds: xr.Dataset, noise: str) -> Observations:
     Raises
     ------
     scidyn.errors.DataError
-        If the record is not valid.
+        If the record is not valid, or has variables with the role ``control``, which no estimator uses yet.
     scidyn.errors.NonFiniteError
         If ``noise="lognormal"`` and a value is not positive.
     """
+    _refuse_controls(ds)
     batch = to_batch(ds)
     names = tuple(state_variables(ds))
     units = units_of(ds)
@@ -99,6 +100,16 @@ def observe(ds: xr.Dataset, noise: str) -> Observations:
     template = ds[[]].assign_coords(coords)
     template.attrs = {k: v for k, v in ds.attrs.items() if k in ("Conventions", "scidyn_kind")}
     return Observations(batch, names, kept, choose_noise(noise, batch, names), template)
+
+
+def _refuse_controls(ds: xr.Dataset) -> None:
+    """The vector fields that are fitted here depend on time and state alone."""
+    driven = [str(n) for n, v in ds.data_vars.items() if v.attrs.get("role") == "control"]
+    if driven:
+        raise DataError(
+            f"{driven[0]!r} has the role 'control', but the estimators fit dy/dt = f(t, y) without controls; drop it "
+            f"(ds.drop_vars({driven[0]!r})) if it stayed constant, or give it the role 'auxiliary' to leave it out."
+        )
 
 
 def choose_noise(noise: str, batch: Batch, names: tuple[str, ...]) -> str:

@@ -10,9 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scidyn.training import gauss_newton
+from scidyn.sysid.noise import Noise
+from scidyn.sysid.shooting import Shooting
+from scidyn.training import GaussNewtonResult, gauss_newton
+from scidyn.training.gauss_newton import one_problem
 
-__all__ = ["Profiles", "deviance_threshold", "profile"]
+__all__ = ["Profiles", "deviance_threshold", "profile", "profile_estimate"]
 
 POINTS_TO_THRESHOLD = 4
 MOST_POINTS = 24
@@ -184,3 +187,36 @@ class _Walk:
         while begin > 0 and root[begin - 1] < root[begin]:
             begin -= 1
         return float(PchipInterpolator(root[begin:end], np.array(self.values)[begin:end])(self.limit))
+
+
+def profile_estimate(
+    shooting: Shooting,
+    result: GaussNewtonResult,
+    noise: Noise,
+    threshold: float,
+    advance: Callable[[float], None],
+) -> tuple[Profiles, GaussNewtonResult]:
+    """Profile every parameter; if a walk finds a better fit than the estimate, start again from there."""
+    groups = noise.of_residuals(shooting.variable)
+    lower, upper = shooting.coordinates.bounds(shooting.rows)
+    for _ in range(3):
+        profiles = profile(
+            shooting,
+            result.estimate,
+            result.covariance,
+            float(result.cost),
+            lower,
+            upper,
+            shooting.coordinates.sizes[0],
+            threshold,
+            groups=groups,
+            floor=noise.floor,
+            advance=advance,
+        )
+        if profiles.better is None:
+            break
+        again = gauss_newton(
+            shooting, profiles.better[None], lower, upper, groups=groups, floor=noise.floor, tolerance=1e-6
+        )
+        result = one_problem(again, 0)
+    return profiles, result

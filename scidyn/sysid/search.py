@@ -10,9 +10,11 @@ from torch import Tensor
 
 from scidyn.data import Batch
 from scidyn.errors import FitError
+from scidyn.sysid.coordinates import Coordinates
 from scidyn.sysid.observations import Observations
-from scidyn.sysid.shooting import Coordinates, Shooting, solve_states
-from scidyn.sysid.starts import starting_parameters, starting_states, unit_factors
+from scidyn.sysid.shooting import Shooting, solve_states
+from scidyn.sysid.starts import starting_parameters, starting_states
+from scidyn.sysid.units import unit_factors
 from scidyn.training import GaussNewtonResult, Progress, gauss_newton, shooting_lengths, shooting_windows
 from scidyn.training.gauss_newton import one_problem
 

@@ -2,69 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from scidyn.data import Batch
 from scidyn.solvers import solve_ode, solve_sensitivities
+from scidyn.sysid.coordinates import Coordinates
 
 if TYPE_CHECKING:
     from scidyn.systems import System
 
-__all__ = ["Coordinates", "Shooting", "solve_states"]
-
-
-class Coordinates(NamedTuple):
-    """How the parameters and initial states of a fit are coordinates of a least-squares problem.
-
-    A problem's vector is ``(g(θ), g(y0 of row 1), g(y0 of row 2), …)`` with ``g`` the logarithm where
-    flagged and the identity elsewhere.
-
-    Attributes
-    ----------
-    log_parameters : Tensor of bool, shape (parameter,)
-        Parameters with the lower bound zero.
-    log_states : Tensor of bool, shape (state,)
-        States that cannot be negative.
-    lower, upper : Tensor, shape (parameter,)
-        Bounds of the parameters, already in coordinates.
-    """
-
-    log_parameters: Tensor
-    log_states: Tensor
-    lower: Tensor
-    upper: Tensor
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Numbers of parameters and states."""
-        return len(self.log_parameters), len(self.log_states)
-
-    def pack(self, theta: Tensor, y0: Tensor) -> Tensor:
-        """Coordinates (*K, P) of parameters (*K, parameter) and initial states (*K, row, state)."""
-        parts = _forward(theta, self.log_parameters), _forward(y0, self.log_states).flatten(-2)
-        return torch.cat(parts, dim=-1)
-
-    def unpack(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Parameters (*K, parameter) and initial states (*K, row, state) of coordinates."""
-        count, states = self.sizes
-        theta, y0 = z[..., :count], z[..., count:]
-        return _back(theta, self.log_parameters), _back(y0.unflatten(-1, (-1, states)), self.log_states)
-
-    def bounds(self, rows: int) -> tuple[Tensor, Tensor]:
-        """Bounds (P,) of a problem with ``rows`` initial states."""
-        free = self.lower.new_full((rows * len(self.log_states),), torch.inf)
-        return torch.cat([self.lower, -free]), torch.cat([self.upper, free])
-
-
-def _forward(x: Tensor, log: Tensor) -> Tensor:
-    return torch.where(log, torch.where(log, x, 1.0).log(), x)
-
-
-def _back(z: Tensor, log: Tensor) -> Tensor:
-    return torch.where(log, torch.where(log, z, 0.0).exp(), z)
+__all__ = ["Shooting", "solve_states"]
 
 
 class Shooting:

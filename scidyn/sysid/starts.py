@@ -9,37 +9,18 @@ import torch
 from torch import Tensor
 
 from scidyn.errors import FitError
+from scidyn.sysid.coordinates import Coordinates
 from scidyn.sysid.observations import Observations
-from scidyn.sysid.shooting import Coordinates
 from scidyn.training import gauss_newton
 
 if TYPE_CHECKING:
     from scidyn.systems import System
 
-__all__ = ["match_increments", "starting_parameters", "starting_states", "state_scale", "unit_factors"]
+__all__ = ["match_increments", "starting_parameters", "starting_states"]
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(3)
 SPREAD = 1.0
 """Standard deviation of the logarithm (or of the value in its own size) of varied starts."""
-
-
-def state_scale(system: System, obs: Observations, columns: tuple[int, ...]) -> Tensor:
-    """Typical size of each state (state,): from the data where measured, else the system's own."""
-    scale = torch.tensor([abs(v) or 1.0 for v in system.initial], dtype=obs.batch.y.dtype, device=obs.batch.y.device)
-    for k, column in enumerate(columns):
-        values = obs.batch.y[..., k][obs.batch.mask[..., k]].abs()
-        scale[column] = values.mean().clamp_min(1e-300)
-    return scale
-
-
-def unit_factors(system: System, scale: Tensor) -> Tensor:
-    """What the system's values are multiplied by when states are ``scale`` large instead of ``initial``."""
-    own = torch.tensor([abs(v) or 1.0 for v in system.initial], dtype=scale.dtype, device=scale.device)
-    ratio = dict(zip(system.state_names, (scale / own).tolist(), strict=True))
-    factors = [
-        float(np.prod([ratio.get(name, 1.0) ** power for name, power in p.units.items()])) for p in system.parameters
-    ]
-    return torch.tensor(factors, dtype=scale.dtype, device=scale.device)
 
 
 def starting_parameters(

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scidyn.sysid.coordinates import Coordinates
 from scidyn.sysid.observations import Observations
 from scidyn.sysid.profiles import Profiles
-from scidyn.sysid.shooting import Coordinates
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from scidyn.systems import System
 
-__all__ = ["history_dataset", "initial_dataset", "parameter_dataset", "profile_dataset"]
+__all__ = ["history_dataset", "initial_dataset", "parameter_dataset", "parameter_text", "profile_dataset", "unbounded"]
 
 
 def parameter_dataset(
@@ -60,6 +60,15 @@ def parameter_dataset(
             "confidence": confidence,
             "interval": "standard errors" if profiles is None else "profile likelihood",
         },
+    )
+
+
+def parameter_text(table: xr.Dataset, system: System) -> str:
+    """Symbols, estimates and units in one line."""
+    symbols = {p.name: p.symbol or p.name for p in system.parameters}
+    return ", ".join(
+        f"{symbols[str(p)]} = {float(table['estimate'].sel(parameter=p)):.4g} {table['units'].sel(parameter=p).item()}"
+        for p in table["parameter"].values
     )
 
 
@@ -118,3 +127,13 @@ def history_dataset(loss: Tensor, validation: Tensor | None = None) -> xr.Datase
         {"loss": ("iteration", values), "validation": ("iteration", other)},
         coords={"iteration": np.arange(len(values))},
     )
+
+
+def unbounded(table: xr.Dataset, profiles: Profiles | None) -> list[str]:
+    """Parameters that the data do not bound on both sides."""
+    return [
+        str(p)
+        for k, p in enumerate(table["parameter"].values)
+        if (profiles is not None and not np.isfinite([profiles.lower[k], profiles.upper[k]]).all())
+        or not np.isfinite(float(table["stderr"][k]))
+    ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +17,7 @@ from scidyn.errors import ArtifactError, FitError, OptionError
 from scidyn.training.checkpoint import read_checkpoint, write_checkpoint
 from scidyn.training.progress import Progress
 from scidyn.training.stages import LBFGS, Adam
+from scidyn.training.stopping import TRY_AGAIN, StopRequest, stop_requests
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -99,7 +102,8 @@ def fit(
     progress : Progress, optional
         Told how far the fit is.
     checkpoint : str or Path, optional
-        Folder to keep the state in.
+        Folder to keep the state in. With it, SIGTERM and SIGUSR1 end the fit after the running step with
+        a checkpoint and the exit code 75.
     checkpoint_every : int
         Iterations between checkpoints.
     resume : bool
@@ -138,13 +142,24 @@ def fit(
     if path is not None and resume and path.exists():
         loop.restore(read_checkpoint(path), path)
     total = sum(s.iterations for s in stages)
+    with contextlib.nullcontext(StopRequest()) if path is None else stop_requests() as stop:
+        _run(loop, path, checkpoint_every, total, stop, progress)
+    return loop.result()
+
+
+def _run(
+    loop: _Loop, path: Path | None, checkpoint_every: int, total: int, stop: StopRequest, progress: Progress | None
+) -> None:
+    """Advance to the end, or to the step in which the process is asked to stop."""
     while not loop.finished:
         loop.advance()
-        if path is not None and (loop.step % checkpoint_every == 0 or loop.finished):
+        if path is not None and (stop or loop.step % checkpoint_every == 0 or loop.finished):
             write_checkpoint(path, loop.state())
+        if stop and not loop.finished:
+            print(f"{stop.received}: stopped at step {loop.step}; run again to go on from {path}", file=sys.stderr)
+            raise SystemExit(TRY_AGAIN)
         if progress is not None and loop.losses:
             progress.advance(loop.step / max(total, 1), f"loss {loop.losses[-1]:.3g}")
-    return loop.result()
 
 
 class _Loop:

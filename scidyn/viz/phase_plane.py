@@ -97,14 +97,8 @@ def plot_phase_plane(model: Any, record: xr.Dataset, *, variables: Any = None, a
 
 def state_columns(model: Any) -> tuple[int, ...]:
     """Which component of the state each variable measures: its own place, unless a mechanism says otherwise."""
-    from scidyn.systems import System
-
-    names = tuple(str(v) for v in model.variables_)
-    if not isinstance(getattr(model, "system", None), System):
-        return tuple(range(len(names)))
-    from scidyn.sysid.observations import match_variables
-
-    return match_variables(model.system, names, getattr(model, "variables", None))
+    states = getattr(model, "states_", None)
+    return tuple(range(len(model.variables_))) if states is None else tuple(int(k) for k in states.values)
 
 
 def middle_state(model: Any, record: xr.Dataset) -> np.ndarray:

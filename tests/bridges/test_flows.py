@@ -128,6 +128,7 @@ def test_flow_matching_with_the_product_coupling_has_the_rectified_field():
         assert float((flow.velocity(t, x) - exact).abs().max()) < 0.3
 
 
+@pytest.mark.slow
 def test_reflow_straightens_and_keeps_the_ends():
     """N(0, 1) to N(3, 1/4), product coupling: ∫E|v|² − E|Z1 − Z0|² = 9.4646 − 9.25; after reflow it is zero."""
     rng = np.random.default_rng(0)
@@ -188,6 +189,7 @@ def test_exact_chains_keep_optimal_partners():
         assert torch.equal(z, x + 20)
 
 
+@pytest.mark.slow
 def test_iterative_proportional_fitting_approaches_the_gaussian_bridge():
     clouds = gaussian_clouds(600)
     family = Family(lambda t, x, k=0.0: k * x)

@@ -56,6 +56,23 @@ def test_fates_follow_the_lineages():
     assert cells.obs["bridge_entropy"].max() < 0.05
 
 
+def test_the_transition_matrix_leads_to_the_fates():
+    """Two steps of the chain from the first time are the fates; the last time stays."""
+    cells = two_lineages()
+    order = np.random.default_rng(0).permutation(cells.n_obs)
+    cells = sc.CellTable(cells.obs.iloc[order].reset_index(drop=True), {"X_pca": cells.obsm["X_pca"][order]})
+    with pytest.raises(NotFittedError, match="couplings"):
+        sc.to_cellrank(cells)
+    fitted = sc.tl.bridge(cells, sigma=3.0)
+    sc.tl.couplings(cells, topk=1000, fitted=fitted)
+    matrix = sc.to_cellrank(cells)
+    fates = sc.tl.fate(cells, fitted=fitted).to_numpy()
+    last = cells.obs["day"].to_numpy() == 2
+    final = np.where(last[:, None], fates, 0.0)
+    assert np.allclose(matrix @ (matrix @ final), fates, atol=1e-6)
+    assert fates[~last].min() > 0.001
+
+
 def test_velocities_and_interpolated_cells():
     cells = two_lineages()
     fitted = sc.tl.bridge(cells, sigma=0.1)

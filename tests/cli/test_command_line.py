@@ -1,5 +1,7 @@
 """The commands as a person types them."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -58,17 +60,27 @@ def pelts(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fitted(pelts) -> Path:
+def fitted(pelts, sharing) -> Path:
     words = ("fit", "pelts.csv", "--model", "lotka-volterra", "--time", "year", "--hold-out-from", "1914")
+    said = io.StringIO()
+    with sharing(), contextlib.chdir(pelts), contextlib.redirect_stdout(said), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["scidyn", *words, "--out", "fit"])
+        with pytest.raises(SystemExit) as end:
+            run()
+    assert not end.value.code
+    for part in ("alpha", "90 % interval", "persistence", "linear autoregression", "report: fit/report.html"):
+        assert part in said.getvalue()
+    return pelts / "fit"
+
+
+def test_runs_as_a_module(pelts):
     done = subprocess.run(
-        [sys.executable, "-m", "scidyn", *words, "--out", "fit"],
+        [sys.executable, "-m", "scidyn", "inspect", "pelts.csv"],
         capture_output=True, text=True, cwd=pelts, check=False,
         env=os.environ | {"PYTHONPATH": str(Path(scidyn.__file__).parents[1])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for part in ("alpha", "90 % interval", "persistence", "linear autoregression", "report: fit/report.html"):
-        assert part in done.stdout
-    return pelts / "fit"
+    assert "thousand pelts" in done.stdout
 
 
 def test_fit_leaves_model_tables_and_report(fitted):

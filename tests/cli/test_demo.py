@@ -1,11 +1,14 @@
 """``scidyn demo``: `make demo` runs it whole, this at reduced size."""
 
+import pytest
+
 import scidyn
 from scidyn.cli import demo, fit
 from scidyn.sysid import MechanisticODE
 from scidyn.systems import LotkaVolterra
 
 
+@pytest.mark.usefixtures("shared_fits")
 def test_demo_ends_with_tables_and_the_report_and_can_be_repeated(tmp_path, monkeypatch, capsys):
     def one_start(model, *, noise, seed):
         return MechanisticODE(LotkaVolterra(), noise=noise, seed=seed, starts=1, profile=False)

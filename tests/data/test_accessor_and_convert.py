@@ -1,15 +1,11 @@
 """What a person sees of a Dataset, and the command that converts files."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 import scidyn
-from scidyn.errors import DataError
+from scidyn.cli.convert import run_convert
+from scidyn.errors import ArtifactError, DataError
 
 
 def test_words_and_html():
@@ -42,14 +38,11 @@ def test_tensors():
     assert "steps of 1 to 4" in repr(cells.scidyn)
 
 
-def test_convert(tmp_path):
+def test_convert(tmp_path, capsys):
     (tmp_path / "lab.csv").write_text("time (h);dye (mg/L)\n0;1,25\n1;0,5\n")
-    command = [sys.executable, "-m", "scidyn", "convert", "lab.csv", "lab.nc", "--window", "2"]
-    env = os.environ | {"PYTHONPATH": str(Path(scidyn.__file__).parents[1])}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "dye  mg/L  2 observed" in done.stdout
+    options = {"time": None, "trajectory": None, "units": [], "codec": "none", "window": 2, "overwrite": False}
+    run_convert(tmp_path / "lab.csv", tmp_path / "lab.nc", **options)
+    assert "dye  mg/L  2 observed" in capsys.readouterr().out
     assert scidyn.open(tmp_path / "lab.nc")["dye"].values.tolist() == [1.25, 0.5]
-    again = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
-    assert again.returncode == 2
-    assert "exists; nothing was changed" in again.stderr
+    with pytest.raises(ArtifactError, match="exists; nothing was changed"):
+        run_convert(tmp_path / "lab.csv", tmp_path / "lab.nc", **options)

@@ -19,7 +19,7 @@ def cache(tmp_path, monkeypatch):
 SMALL = {"trajectories": 2, "steps": 11, "until": 2.0}
 
 
-@pytest.mark.parametrize("name", ["lorenz63", "van_der_pol", "lotka_volterra"])
+@pytest.mark.parametrize("name", ["lorenz63", "van_der_pol", "lotka_volterra", "repressilator", "heat_ring"])
 def test_made_once_and_kept(name, cache):
     first = datasets.load(name, seed=3, **SMALL)
     data.validate(first)
@@ -64,3 +64,22 @@ def test_a_damaged_or_unwritable_cache(cache, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SCIDYN_CACHE", str(tmp_path / "file"))
     assert datasets.load("lorenz63", **SMALL).equals(first)
+
+
+def test_heat_is_the_exact_solution():
+    ds = datasets.load("heat_ring", trajectories=2, steps=5, points=64, seed=1)
+    u, t = ds["u"].values, ds["time"].values
+    start = np.fft.rfft(u[:, 0])
+    decay = np.exp(-0.01 * (2 * np.pi * np.arange(33)) ** 2 * t[:, None])
+    assert np.abs(np.fft.irfft(start[:, None] * decay, 64) - u).max() < 1e-12
+    assert ds["x"].attrs["boundary"] == "periodic"
+
+
+def test_branching_cells_have_the_moments_of_the_process():
+    ds = datasets.load("branching_cells", cells=20_000, times=3, seed=2)
+    data.validate(ds)
+    for t in np.unique(ds["time"].values):
+        x1 = ds["x"].values[ds["time"].values == t, 0]
+        fade = np.exp(-t)
+        assert abs(x1.mean() - 3 * (1 - fade)) < 5 * x1.std() / np.sqrt(x1.size)
+        assert x1.var() == pytest.approx(0.05 * fade**2 + 0.125 * (1 - fade**2), rel=0.05)

@@ -15,6 +15,7 @@ def load(path):
     return module
 
 
+@pytest.mark.usefixtures("shared_fits")
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
 def test_example_runs(path, tmp_path, capsys):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 120

@@ -104,3 +104,11 @@ def lost_page(content, generator, page=4096):
     """``content`` with one page of zeros."""
     start = int(generator.integers(max(1, len(content) // page))) * page
     return content[:start] + bytes(len(content[start : start + page])) + content[start + page :]
+
+
+LITTER = (".scidyn-new-", ".scidyn-old-", ".scidyn-lock-")
+
+
+def litter(folder):
+    """Temporary files and locks that are left."""
+    return [p.name for p in folder.rglob("*") if p.name.startswith(LITTER)]

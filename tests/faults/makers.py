@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import pickle
@@ -150,6 +151,25 @@ def bombs(folder):
         file.create_dataset("a", (2**33,), "f8", chunks=(2**20,), compression="gzip")
         file.create_dataset("time", (2**33,), "f8", chunks=(2**20,), compression="gzip")
     made["netcdf"] = folder / "small-chunk.nc"
+    made["table in gzip"] = folder / "table.csv.gz"
+    with gzip.open(made["table in gzip"], "wb") as file:
+        file.write(b"time (s),a (m)\n" + b"0,0\n" * 10**6)
+    store = folder / "store.zarr"
+    for name, shape in (("", None), ("time", [2**33]), ("a", [2**33])):
+        (store / name).mkdir(parents=True, exist_ok=True)
+        node = {"zarr_format": 3, "node_type": "array" if name else "group", "attributes": {}}
+        if name:
+            node |= {
+                "shape": shape,
+                "data_type": "float64",
+                "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [2**20]}},
+                "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+                "fill_value": 0.0,
+                "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+                "dimension_names": ["time"],
+            }
+        (store / name / "zarr.json").write_text(json.dumps(node))
+    made["zarr"] = store
     return made
 
 

@@ -255,6 +255,10 @@ def test_f14_leaks():
             length = 3
             seen = [set(), set()]
             for part, rows_seen in zip((parts.train, parts.test), seen, strict=True):
+                if part.sizes["time"] < length + 1:
+                    with pytest.raises(DataError, match="shorten the window"):
+                        windows(part, length, short="skip")
+                    continue
                 index = windows(part, length, short="skip")
                 for w in range(len(index)):
                     k, start = (int(v) for v in index.locate(w))
@@ -297,7 +301,7 @@ def test_f25_processes_and_threads(tmp_path):
         assert found == [expected]
     with fault():  # workers that come and go leave no descriptor behind
         before = len(os.listdir("/proc/self/fd"))
-        for _ in range(count(20, 100)):
+        for _ in range(count(6, 100)):
             assert in_child(lambda: batches(store)) == ("ok", expected)
         assert len(os.listdir("/proc/self/fd")) == before
     with fault():
@@ -438,7 +442,7 @@ def test_f31_lab_tables(tmp_path):
             else:
                 wanted = np.array([np.nan if v is None else v for v in expected])
                 assert np.array_equal(scidyn.open(path)["dye"].values, wanted, equal_nan=True), name
-    rows = count(10**5, 10**6)
+    rows = count(2 * 10**4, 10**6)
     with fault():
         t = np.arange(rows)
         path.write_text("time (s),a (m)\n" + "".join(f"{k},{k % 97}.5\n" for k in t))

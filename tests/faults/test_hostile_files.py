@@ -1,6 +1,8 @@
 """F19 to F22, F26, F29: files that attack, lie, or come from another time."""
 
 import json
+import shutil
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -12,6 +14,8 @@ import scidyn
 from scidyn.data import ShardWriter, moments
 from scidyn.data.io.artefact import read_artefact
 from scidyn.errors import OptionError
+
+CORPUS = Path(__file__).parent / "corpus"
 
 
 def test_f19_pickles_never_run(tmp_path):
@@ -38,7 +42,8 @@ def test_f21_declared_sizes(tmp_path):
             open_it = read_artefact if name == "safetensors" else scidyn.open
             kind, what = in_child(lambda path=path, open_it=open_it: open_it(path), memory=3 << 29, seconds=30)
             assert kind == "refused", (name, kind, what)
-            assert "ArtifactError" in what
+            other = {"zarr": "MissingDependencyError", "table in gzip": "DataError"}.get(name, "ArtifactError")
+            assert what.startswith(("ArtifactError", other)), what
 
 
 NAMES = ("../secret", "../../etc/passwd", "/etc/passwd", "a/../../b", "..", ".", "", "a\\..\\b", "a\x00b", "a/b")
@@ -73,8 +78,8 @@ def test_f22_names_stay_inside(tmp_path, door):
 
 
 def test_f26_statistics_of_a_file_ten_times_the_memory(tmp_path):
-    """The file holds one written chunk; the rest of its 1.3 GB (nightly 6.7 GB) is its fill value."""
-    rows = count(5, 50)
+    """The file holds one written chunk; the rest of its 0.4 GB (nightly 6.7 GB) is its fill value."""
+    rows = count(3, 50)
     path = tmp_path / "huge.nc"
     scidyn.save(record(rows=2, steps=8), tmp_path / "small.nc")
     with h5py.File(path, "w") as file:
@@ -93,11 +98,29 @@ def test_f26_statistics_of_a_file_ten_times_the_memory(tmp_path):
             a.dims[k].attach_scale(scale)
         a[0, 0] = 4.0
     with fault():
-        kind, found = in_child(lambda: moments(path), memory=count(65, 700) << 20, seconds=300)
+        kind, found = in_child(lambda: moments(path), memory=count(40, 700) << 20, seconds=300)
         assert kind == "ok", found
         n = rows * 64
         assert found.mean[0] == pytest.approx((2 * (n - 1) + 4) / n, rel=1e-12)
         assert found.count[0] == n * 2**19
+
+
+def test_f29_files_of_every_release(tmp_path):
+    """What a release wrote is read by all later ones; a release adds a folder and changes none."""
+    releases = sorted(CORPUS.iterdir())
+    assert releases
+    for release in releases:
+        copy = shutil.copytree(release, tmp_path / release.name)
+        with fault():
+            assert scidyn.open(copy / "record.nc").equals(record(rows=2, steps=5))
+        with fault():
+            ensemble = scidyn.open(copy / "ensemble")
+            for k in range(2):
+                assert np.array_equal(ensemble["a"][k].values, record(rows=1, steps=5, seed=k + 1)["a"][0].values)
+        with fault():
+            manifest, tensors = read_artefact(copy / "model")
+            assert (manifest["class"], manifest["rate"]) == ("Toy", 0.5)
+            assert tensors["w"]["x"].tolist() == [0, 1, 2, 3]
 
 
 def test_f29_other_versions(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from harness import count, cuts, fault, flipped, in_child, killed_after, lost_page
+from harness import count, cuts, fault, flipped, in_child, killed_after, litter, lost_page
 from makers import files, record, shards
 
 import scidyn
@@ -17,12 +17,6 @@ from scidyn.data import ShardWriter
 from scidyn.data.io import atomic, lock, netcdf_writer
 from scidyn.data.io.artefact import read_artefact, write_artefact
 from scidyn.errors import ArtifactError
-
-LITTER = (".scidyn-new-", ".scidyn-old-", ".scidyn-lock-")
-
-
-def litter(folder):
-    return [p.name for p in folder.rglob("*") if p.name.startswith(LITTER)]
 
 
 def tensors(k, size=100_000):

@@ -60,6 +60,12 @@ def test_no_assert_guards_a_user(path):
     assert not [n.lineno for n in ast.walk(tree) if isinstance(n, ast.Assert)]
 
 
+def test_names_of_test_files_are_unique():
+    """Two files of one name in different folders cannot be collected in one run."""
+    names = sorted(p.name for p in (ROOT / "tests").rglob("*.py") if p.name != "conftest.py")
+    assert sorted(set(names)) == names
+
+
 def test_files_are_written_by_one_module():
     writers = {"write_text", "write_bytes", "to_netcdf", "savetxt", "savez", "save_file", "to_csv"}
     offenders = []

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import scidyn
@@ -49,32 +48,26 @@ def loop_input(device, batch, rows):
     return state, Bounds(tolerance, full(1.0), full(0.0), full(torch.inf), limit, full(1e-12))
 
 
-@pytest.fixture(scope="module")
-def fakegpu():
-    backend_registration._setup_privateuseone_for_python_backend("fakegpu")
-    return "fakegpu"
-
-
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("method", EXPLICIT)
-def test_attempts_and_dense_output_stay_on_the_device(fakegpu, method, rows):
+def test_attempts_and_dense_output_stay_on_the_device(fake_device, method, rows):
     # under fake tensors a read by the host and an operation across devices both raise
     with FakeTensorMode(), torch.no_grad():
-        state, bounds = loop_input(fakegpu, 3, rows)
+        state, bounds = loop_input(fake_device, 3, rows)
         outcome = attempts(
             4, lambda t, y: -y * t.reshape(-1, 1).to(y.dtype), METHODS[method], CONTROLLERS["pid"], bounds, state
         )
         for value in (*outcome.state[:3], *outcome.state.carry, outcome.coef, outcome.flags):
-            assert value.device.type == fakegpu
+            assert value.device.type == fake_device.type
         times = torch.cat([state.t.unsqueeze(0), outcome.times])
         records = Records(times, outcome.size, outcome.states, outcome.coef)
-        wanted = torch.linspace(0, 1, 5, dtype=torch.float64, device=fakegpu).expand(rows, -1)
+        wanted = torch.linspace(0, 1, 5, dtype=torch.float64, device=fake_device).expand(rows, -1)
         assert evaluate(records, *locate(times, wanted)).shape == (3, 5, 2)
 
 
-def test_the_proof_notices_a_read_and_a_stray_constant(fakegpu):
+def test_the_proof_notices_a_read_and_a_stray_constant(fake_device):
     with FakeTensorMode(), torch.no_grad():
-        state, bounds = loop_input(fakegpu, 3, 1)
+        state, bounds = loop_input(fake_device, 3, 1)
         for f, message in (
             (lambda t, y: y * t.item(), "_local_scalar_dense"),
             (lambda t, y: y + torch.ones(2), "device"),

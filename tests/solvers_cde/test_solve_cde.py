@@ -1,166 +1,202 @@
-"""Controlled equations: closed forms, log-ODE orders, ragged rows, gradients, torchcde's names."""
+"""Controlled equations against closed forms, iterated integrals, fine steps and ordinary equations."""
 
-import math
-
+import numpy as np
 import pytest
 import torch
-from torch import nn
-from torch.testing import assert_close
 
-from scidyn.errors import OptionError, ShapeError, TimeGridError
-from scidyn.solvers import HermiteCubicPath, LinearPath, RectilinearPath, log_signature, solve_cde, with_time
-from scidyn.solvers.compat import cde as torchcde
+from scidyn.errors import OptionError, ShapeError, SolverError, TimeGridError
+from scidyn.solvers import HermiteCubicPath, LinearPath, RectilinearPath, log_ode, solve_cde, with_time
+from scidyn.solvers.cde.signature import log_signature, signature
 
 F64 = torch.float64
 
 
-def curve(knots):
+def wiggle(rows=3, knots=65, channels=2, seed=0):
+    """A smooth path with time in front."""
     t = torch.linspace(0, 1, knots, dtype=F64)
-    x = torch.stack([torch.sin(9 * t), torch.cos(7 * t) * t], -1).unsqueeze(0)
-    return with_time(x, t), t
+    g = torch.Generator().manual_seed(seed)
+    phase, speed = torch.rand(2, rows, 1, channels - 1, dtype=F64, generator=g)
+    return t, with_time(torch.sin(4 * (1 + speed) * t.view(1, -1, 1) + 6 * phase), t)
 
 
-def field():
-    torch.manual_seed(0)
-    A = torch.randn(3, 3, 3, dtype=F64, requires_grad=True)
-    return A, lambda t, z: torch.tanh(torch.einsum("hkc,bk->bhc", A, z))
+def field(t, z):
+    return torch.stack([torch.sin(z.roll(1, 1)) - z, torch.cos(z)], dim=-1)
 
 
-Z0 = torch.tensor([[0.5, -1.0, 0.3]], dtype=F64)
+@pytest.mark.parametrize("make", [LinearPath, HermiteCubicPath])
+@pytest.mark.parametrize("route", ["ode", "increments"])
+def test_exponential_of_the_path(make, route):
+    t, x = wiggle()
+    X = make(x, t)
+    options = {"rtol": 1e-8, "atol": 1e-10, "max_steps": 20_000} if route == "ode" else {"substeps": 4}
+    z = solve_cde(
+        lambda t, z: torch.stack([0 * z, z], -1),
+        X,
+        torch.ones(3, 1, dtype=F64),
+        t=[0.0, 1.0],
+        route=route,
+        adjoint=None,
+        **options,
+    )
+    assert torch.allclose(z.y[:, -1, 0], torch.exp(x[:, -1, 1] - x[:, 0, 1]), rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [LinearPath, HermiteCubicPath])
-def test_exponential_of_the_path(kind):
-    x, t = curve(20)
-    path = kind(x[..., 1:2], t)
-    step = {"dt": 0.01} if path.kinked else {"rtol": 1e-8, "atol": 1e-10}
-    s = solve_cde(lambda t, z: z.unsqueeze(-1), path, torch.ones(1, 1, dtype=F64), [0.0, 0.37, 1.0], **step)
-    for i, time in enumerate((0.0, 0.37, 1.0)):
-        exact = torch.exp(path.evaluate(time) - path.evaluate(0.0))
-        assert_close(s.y[:, i], exact, rtol=1e-5, atol=0)
+def test_increments_have_the_orders_of_their_steps():
+    t, x = wiggle(knots=9)
+    X = LinearPath(x, t)
+    z0 = torch.ones(3, 2, dtype=F64)
+    fine = solve_cde(field, X, z0, substeps=64, adjoint=None).y[:, -1]
+    for method, order in (("euler", 1), ("heun", 2), ("midpoint", 2), ("rk4", 4)):
+        errors = [
+            (solve_cde(field, X, z0, method=method, substeps=n, adjoint=None).y[:, -1] - fine).norm().item()
+            for n in (4, 8, 16)
+        ]
+        assert -np.polyfit(np.log([4, 8, 16]), np.log(errors), 1)[0] == pytest.approx(order, abs=0.2)
 
 
-def test_routes_agree():
-    x, t = curve(9)
-    _, f = field()
-    path = HermiteCubicPath(x, t)
-    a = solve_cde(f, path, Z0, rtol=1e-9, atol=1e-11, adjoint=None).y
-    b = solve_cde(f, path, Z0, route="increments", method="heun", dt=5e-4, adjoint=None).y
-    assert_close(a, b, rtol=0, atol=1e-4)
+@pytest.mark.parametrize("channels", [2, 3])
+def test_signature_against_iterated_integrals(channels):
+    steps = torch.randn(2, 5, channels, dtype=F64, generator=torch.Generator().manual_seed(0))
+    fine = (steps / 400).repeat_interleave(400, dim=1)
+    one = torch.zeros(2, channels, dtype=F64)
+    two, three = torch.zeros(2, channels, channels, dtype=F64), torch.zeros(2, channels, channels, channels, dtype=F64)
+    for i in range(fine.shape[1]):  # midpoint sums of the definition
+        d = fine[:, i]
+        middle_one = one + d / 2
+        middle_two = two + 0.5 * one.unsqueeze(-1) * d.unsqueeze(-2)
+        three = three + middle_two.unsqueeze(-1) * d[:, None, None]
+        two = two + middle_one.unsqueeze(-1) * d.unsqueeze(-2)
+        one = one + d
+    found = signature(steps, 3)
+    for a, b in zip(found, (one, two, three), strict=True):
+        assert torch.allclose(a, b, atol=2e-4)
+    log = log_signature(steps, 3)
+    assert torch.allclose(log[1], -log[1].transpose(1, 2), atol=1e-12)
+    cyclic = log[2] + log[2].permute(0, 2, 3, 1) + log[2].permute(0, 3, 1, 2)
+    assert cyclic.abs().max() < 1e-10  # a Lie element of degree 3 vanishes under cyclic sums
 
 
-@pytest.mark.parametrize(("depth", "order"), [(1, 1.5), (2, 2.7)])
-def test_log_ode_converges(depth, order):
-    x, t = curve(257)
-    _, f = field()
-    path = LinearPath(x, t)
-    exact = solve_cde(f, path, Z0, dt=0.002, adjoint=None).y[:, -1]
-    errors = [
-        (solve_cde(f, path, Z0, route="log_ode", depth=depth, window=w, adjoint=None).y[:, -1] - exact).abs().max()
-        for w in (64, 32, 16, 8)
-    ]
-    assert math.log2(errors[0] / errors[-1]) / 3 > order, errors
+def test_log_ode_gains_an_order_with_each_level():
+    t, x = wiggle(knots=257, rows=2)
+    X = LinearPath(x, t)
+    z0 = torch.ones(2, 2, dtype=F64)
+    fine = solve_cde(field, X, z0, adjoint=None).y[:, -1]
+    slopes = []
+    for depth in (1, 2, 3):
+        errors = [
+            (log_ode(field, X, z0, window=w, depth=depth, substeps=4, adjoint=None).y[:, -1] - fine).norm().item()
+            for w in (32, 16, 8)
+        ]
+        slopes.append(-np.polyfit(np.log([8, 16, 32]), np.log(errors), 1)[0])
+    # a smooth path: the level left out is of relative size window^depth; odd ones cancel to higher order
+    assert slopes[0] == pytest.approx(2, abs=0.3)
+    assert slopes[1] > 2.7
+    assert slopes[2] > 3.7
 
 
-def test_log_signature_of_known_paths():
-    line = torch.tensor([[[0.0, 0.0], [0.3, 0.6], [1.0, 2.0]]], dtype=F64)
-    one, two, three = log_signature(line, 3)
-    assert_close(one, torch.tensor([[1.0, 2.0]], dtype=F64))
-    assert two.abs().max() < 1e-12
-    assert three.abs().max() < 1e-12
-    # two straight pieces a, b: ½ [a, b] and ([a, [a, b]] + [b, [b, a]]) / 12, the Baker–Campbell–Hausdorff formula
-    a, b = torch.tensor([1.0, 0.5], dtype=F64), torch.tensor([-0.3, 2.0], dtype=F64)
-    _, two, three = log_signature(torch.stack([0 * a, a, a + b]).unsqueeze(0), 3)
+def test_log_ode_of_depth_two_solves_an_area_exactly():
+    # dA = x dy - y dx: the second level is all there is
+    t = torch.linspace(0, 1, 33, dtype=F64)
+    angle = 2 * torch.pi * t
+    X = LinearPath(with_time(torch.stack([torch.cos(angle), torch.sin(angle)], -1).unsqueeze(0), t), t)
 
-    def outer(x, y):
-        return torch.tensordot(x, y, dims=0)
+    def area(t, z):
+        zero, one = torch.zeros_like(z[:, 0]), torch.ones_like(z[:, 0])
+        return torch.stack(
+            [
+                torch.stack([zero, one, zero], -1),
+                torch.stack([zero, zero, one], -1),
+                torch.stack([zero, -z[:, 1], z[:, 0]], -1),
+            ],
+            1,
+        )
 
-    ab = outer(a, b) - outer(b, a)
-    assert_close(two[0], ab / 2)
-    assert_close(three[0], (outer(a, ab) - outer(ab, a) - outer(b, ab) + outer(ab, b)) / 12)
+    z = log_ode(area, X, torch.tensor([[1.0, 0.0, 0.0]], dtype=F64), window=32, depth=2, substeps=1, adjoint=None)
+    polygon = 32 * np.sin(2 * np.pi / 32)
+    assert z.y[0, -1, 2].item() == pytest.approx(polygon, abs=1e-10)
+
+
+def test_ragged_rows_do_what_each_would_alone():
+    g = torch.Generator().manual_seed(1)
+    t = torch.rand(3, 7, dtype=F64, generator=g).cumsum(1)
+    x = with_time(torch.randn(3, 7, 1, dtype=F64, generator=g), t)
+    t[1, 4:], x[1, 4:] = torch.nan, torch.nan
+    z0 = torch.ones(3, 2, dtype=F64)
+    batch = solve_cde(field, LinearPath(x, t), z0, substeps=3, adjoint=None)
+    for row, length in ((0, 7), (1, 4), (2, 7)):
+        alone = solve_cde(field, LinearPath(x[row, :length], t[row, :length]), z0[:1], substeps=3, adjoint=None)
+        assert torch.allclose(batch.y[row, -1], alone.y[0, -1], rtol=1e-12)
+        assert torch.allclose(batch.y[row, :length], alone.y[0], rtol=1e-12)
+
+
+def test_gradients_agree_and_reach_field_start_and_data():
+    t, x = wiggle(knots=17)
+    found = []
+    for adjoint in ("direct", "discrete"):
+        weight = torch.tensor(0.7, dtype=F64, requires_grad=True)
+        data, z0 = x.clone().requires_grad_(), torch.ones(3, 2, dtype=F64, requires_grad=True)
+        y = solve_cde(lambda t, z, weight=weight: weight * field(t, z), LinearPath(data, t), z0, adjoint=adjoint).y
+        found.append(torch.autograd.grad((y**2).sum(), [weight, data, z0]))
+    assert all(torch.allclose(a, b, rtol=1e-12, atol=1e-14) for a, b in zip(*found, strict=True))
+    weight = torch.tensor(0.7, dtype=F64, requires_grad=True)
+
+    def loss(w):
+        return (
+            log_ode(lambda t, z: w * field(t, z), LinearPath(x, t), torch.ones(3, 2, dtype=F64), window=4, depth=3)
+            .y[:, -1]
+            .sum()
+        )
+
+    (slope,) = torch.autograd.grad(loss(weight), weight)
+    difference = (loss(weight.detach() + 1e-5) - loss(weight.detach() - 1e-5)) / 2e-5
+    assert slope.item() == pytest.approx(difference.item(), rel=1e-7)
+
+
+def test_rectilinear_path_is_solved_at_its_observations():
+    x = torch.tensor([[[0.0, 1.0], [0.5, 3.0], [1.0, 2.0]]], dtype=F64)
+    X = RectilinearPath(x)
+    z = solve_cde(lambda t, z: torch.ones(1, 1, 2, dtype=F64), X, torch.zeros(1, 1, dtype=F64), X.observation_knots)
+    assert z.y[0, :, 0].tolist() == pytest.approx([0.0, 2.5, 2.0])
+
+
+def bad(**change):
+    t, x = wiggle(knots=5)
+    given = {"f": field, "X": LinearPath(x, t), "z0": torch.ones(3, 2, dtype=F64), **change}
+    return solve_cde(given.pop("f"), given.pop("X"), given.pop("z0"), **given)
 
 
 @pytest.mark.parametrize(
-    "options", [{"dt": 0.01}, {"route": "log_ode", "depth": 2, "window": 2}, {"route": "log_ode", "depth": 3}]
+    ("call", "kind", "words"),
+    [
+        (lambda: bad(f=lambda t, z: z), ShapeError, "channels of X"),
+        (lambda: bad(z0=torch.ones(2, 2, dtype=F64)), ShapeError, "rows"),
+        (lambda: bad(z0=torch.ones(3, 2)), ShapeError, "dtype"),
+        (lambda: bad(z0=torch.ones(3, dtype=F64)), ShapeError, "z0 must"),
+        (lambda: bad(t=[0.0, 0.3]), TimeGridError, "not a knot"),
+        (lambda: bad(method="dopri5"), OptionError, "method"),
+        (lambda: bad(route="log"), OptionError, "route"),
+        (lambda: bad(rtol=1e-3), OptionError, "rtol"),
+        (lambda: bad(X=3, route="ode"), OptionError, "derivative"),
+        (lambda: bad(f=lambda t, z: 1e200 * field(t, z) * (z + 1).unsqueeze(-1) ** 3), SolverError, "NON_FINITE_STATE"),
+        (
+            lambda: log_ode(
+                field,
+                LinearPath(torch.randn(3, 9, 2, dtype=F64, generator=torch.Generator().manual_seed(0))),
+                torch.ones(3, 2, dtype=F64),
+                window=2,
+            ),
+            OptionError,
+            "with_time",
+        ),
+        (
+            lambda: log_ode(field, LinearPath(wiggle()[1]), torch.ones(3, 2, dtype=F64), window=2, depth=4),
+            OptionError,
+            "depth",
+        ),
+        (lambda: log_ode(field, LinearPath(wiggle()[1]), torch.ones(3, 2, dtype=F64), window=0), OptionError, "window"),
+    ],
 )
-def test_discrete_equals_direct_for_parameters_and_data(options):
-    x, t = curve(17)
-    A, f = field()
-    grads = []
-    for adjoint in ("direct", "discrete"):
-        data = x.clone().requires_grad_()
-        y = solve_cde(f, LinearPath(data, t), Z0, adjoint=adjoint, **options).y
-        grads.append(torch.autograd.grad(y.square().sum(), [A, data]))
-    for a, b in zip(*grads, strict=True):
-        assert (a - b).abs().max() <= 1e-10 * a.abs().max()
-
-
-def test_ragged_rows_stand_still_after_their_end():
-    nan = float("nan")
-    t = torch.tensor([[0.0, 1, 2, 3], [0, 0.5, nan, nan]], dtype=F64)
-    g = torch.Generator().manual_seed(0)
-    x, z0 = torch.randn(2, 4, 2, generator=g, dtype=F64), torch.randn(2, 3, generator=g, dtype=F64)
-    _, f = field()
-    y = solve_cde(f, LinearPath(with_time(x, t), t), z0, [0.0, 0.5, 3.0], dt=0.05, adjoint=None).y
-    alone = LinearPath(with_time(x[1:, :2], t[1:, :2]), t[1:, :2])
-    short = solve_cde(f, alone, z0[1:], [0.0, 0.5], dt=0.05, adjoint=None).y
-    assert_close(y[1, 1], short[0, -1])
-    assert torch.equal(y[1, 2], y[1, 1])
-
-
-def test_rectilinear_path_is_causal():
-    x, _ = curve(9)
-    _, f = field()
-    changed = x.clone()
-    changed[:, 6:, 1:] += 1.0
-    ends = []
-    for data in (x, changed):
-        path = RectilinearPath(data)
-        ends.append(solve_cde(f, path, Z0, path.observation_knots, adjoint=None).y)
-    assert torch.equal(ends[0][:, :6], ends[1][:, :6])
-    assert not torch.allclose(ends[0][:, 6], ends[1][:, 6])
-
-
-def test_bad_input():
-    x, t = curve(9)
-    _, f = field()
-    with pytest.raises(OptionError, match="no channel of the path rises with time"):
-        solve_cde(lambda t, z: f(t, z)[..., :1], LinearPath(x[..., 1:2], t), Z0, route="log_ode")
-    with pytest.raises(ShapeError, match="a matrix per row is needed"):
-        solve_cde(lambda t, z: z, LinearPath(x, t), Z0)
-    with pytest.raises(ShapeError, match="to fit the path's 1 rows"):
-        solve_cde(f, LinearPath(x, t), Z0.repeat(2, 1))
-    with pytest.raises(TimeGridError, match="stay inside it"):
-        solve_cde(f, LinearPath(x, t), Z0, [0.0, 2.0])
-    with pytest.raises(OptionError, match="must be a ControlPath"):
-        solve_cde(f, x, Z0)
-
-
-class Field(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(4, 4 * 3)
-
-    def forward(self, t, z):
-        return torch.tanh(self.linear(z)).view(z.shape[0], 4, 3)
-
-
-def test_readme_example_of_torchcde():
-    torch.manual_seed(0)
-    batch, length, channels = 2, 10, 2
-    t = torch.linspace(0, 1, length).reshape(1, length, 1).repeat(batch, 1, 1)
-    x = torch.cat([t, torch.rand(batch, length, channels)], dim=2)
-    coeffs = torchcde.hermite_cubic_coefficients_with_backward_differences(x)
-    X = torchcde.CubicSpline(coeffs)
-    func = Field()
-    z0 = torch.rand(batch, 4)
-    z = torchcde.cdeint(X=X, func=func, z0=z0, t=X.interval)
-    assert z.shape == (batch, 2, 4)
-    z[:, -1].sum().backward()
-    assert func.linear.weight.grad.abs().max() > 0
-    for other in (
-        torchcde.CubicSpline(torchcde.natural_cubic_coeffs(x)),
-        torchcde.LinearInterpolation(torchcde.linear_interpolation_coeffs(x)),
-    ):
-        assert_close(other.evaluate(other.grid_points)[:, 3], x[:, 3], rtol=0, atol=1e-5)
-        assert torchcde.cdeint(X=other, func=func, z0=z0, t=X.interval, adjoint=False).shape == (batch, 2, 4)
+def test_bad_input_is_one_sentence(call, kind, words):
+    with pytest.raises(kind, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)

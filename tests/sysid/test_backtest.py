@@ -14,7 +14,7 @@ from scidyn.systems import LotkaVolterra
 
 @pytest.fixture(scope="module")
 def trial(record):
-    return backtest(MechanisticODE(LotkaVolterra(), profile=False), record, at=1914)
+    return backtest(MechanisticODE(LotkaVolterra(), starts=2), record, at=1914)
 
 
 def test_parts_and_errors(trial, record):
@@ -37,7 +37,7 @@ def test_parts_and_errors(trial, record):
 def test_the_future_does_not_leak(trial, record):
     changed = record.copy()
     changed["hare"] = changed["hare"].where(changed["time"] < 1914, 999.0)
-    other = backtest(MechanisticODE(LotkaVolterra(), profile=False), changed, at=1914)
+    other = backtest(MechanisticODE(LotkaVolterra(), starts=2), changed, at=1914)
     for name in trial.forecasts:
         assert other.forecasts[name].equals(trial.forecasts[name]), name
 
@@ -68,13 +68,15 @@ def test_irregular_records_are_split_by_time(predator_prey):
     repeat = persistence(observe(train, "auto"), torch.zeros(3, 2, dtype=torch.float64))
     last = [row[np.isfinite(row)][-1] for row in train["v"].values]
     np.testing.assert_allclose(repeat[:, 0, 1], last)
-    trial = backtest(MechanisticODE(LotkaVolterra(), profile=False), ds, at=8.0)
+    trial = backtest(MechanisticODE(LotkaVolterra(), starts=2), ds, at=8.0)
     rmse = trial.errors["rmse"].sum("variable")
     assert float(rmse.sel(model="MechanisticODE")) < 0.7 * float(rmse.sel(model="persistence"))
 
 
 def test_the_last_third_is_held_out_by_default(record):
-    model = MechanisticODE(LotkaVolterra(), profile=False, starts=2)
+    model = MechanisticODE(LotkaVolterra(), starts=1)
     trial = backtest(model, record)
     assert trial.at == 1914
     assert not model.is_fitted
+    assert model.profile
+    assert trial.model.profiles_.sizes["point"] == 0

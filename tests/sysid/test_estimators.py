@@ -118,6 +118,15 @@ def test_files_bring_back_the_same_bits(kind, fits, record, tmp_path):
     model.save(path, overwrite=True)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_refused_fit_changes_nothing(kind, fits, record):
+    model = fits[kind]
+    before = model.predict([1921.0])
+    with pytest.raises(DataError):
+        model.fit(record[["lynx", "hare"]].isel(time=slice(0, 2)))
+    assert model.predict([1921.0]).identical(before)
+
+
 def test_score_refuses_other_records(fits, record):
     model = fits["mechanistic"]
     with pytest.raises(DataError, match="select and convert"):
@@ -139,3 +148,27 @@ def test_the_same_seed_gives_the_same_network(record):
     assert one.fitted_.identical(two.fitted_)
     other = NeuralODE(hidden=(4,), max_iterations=5, seed=2).fit(record)
     assert not other.fitted_["hare"].equals(one.fitted_["hare"])
+
+
+def test_after_early_stopping_the_whole_record_is_fitted(fits, record, tmp_path):
+    chosen = NeuralODE(hidden=(8,), max_iterations=20, refit=False)
+    chosen.fit(record, checkpoint=tmp_path / "state")
+    again, first = fits["neural"], chosen.history_.sizes["iteration"]
+    assert again.history_.isel(iteration=slice(0, first)).identical(chosen.history_)
+    later = again.history_["loss"].values[first:]
+    assert len(later) == again.provenance_["training"]["refit_iterations"] > 0
+    assert bool((np.diff(later) <= 0).all())
+    held = slice(17, 21)  # the validation stretch, which only the last steps saw
+    misfit = [float((m.residuals_["hare"][held] ** 2 + m.residuals_["lynx"][held] ** 2).sum()) for m in (again, chosen)]
+    assert misfit[0] < misfit[1]
+    resumed = NeuralODE(hidden=(8,), max_iterations=20).fit(record, checkpoint=tmp_path / "state")
+    assert resumed.fitted_.identical(again.fitted_)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_default_network_follows_the_record(record, seed):
+    """Residuals of logarithms below .25: a straight line through the record's logarithms leaves .8 and .9."""
+    model = NeuralODE(seed=seed).fit(record)
+    assert float(model.residuals_["hare"].std()) < 0.25
+    assert float(model.residuals_["lynx"].std()) < 0.25

@@ -53,12 +53,12 @@ def test_agrees_with_scipy(record, lynx_hare_fit):
         a, b, c, d, u, v = np.exp(p)
         y = solve_ivp(
             lambda s, y: [a * y[0] - b * y[0] * y[1], d * y[0] * y[1] - c * y[1]],
-            (t[0], t[-1]), [u, v], t_eval=t, rtol=1e-9, atol=1e-9,
+            (t[0], t[-1]), [u, v], t_eval=t, rtol=1e-9, atol=1e-9, method="DOP853",
         ).y.T  # fmt: skip
         return (np.log(y) - data).ravel()
 
     expected = least_squares(residuals, np.log([0.5, 0.03, 0.8, 0.02, 30, 5]))
-    shared = MechanisticODE(LotkaVolterra(), shared_noise=True, profile=False, rtol=1e-9).fit(record)
+    shared = MechanisticODE(LotkaVolterra(), shared_noise=True, profile=False, rtol=1e-9, starts=2).fit(record)
     np.testing.assert_allclose(np.log(shared.parameters_["estimate"]), expected.x[:4], atol=1e-4)
     variance = 2 * expected.cost / (42 - 6)
     covariance = variance * np.linalg.inv(expected.jac.T @ expected.jac)
@@ -70,7 +70,7 @@ def test_units_do_not_matter(record, lynx_hare_fit):
     pelts = record.copy()
     for name in ("hare", "lynx"):
         pelts[name] = (record[name] * 1000).assign_attrs(units="pelts")
-    model = MechanisticODE(LotkaVolterra(), profile=False).fit(pelts)
+    model = MechanisticODE(LotkaVolterra(), profile=False, starts=2).fit(pelts)
     scale = np.array([1, 1000, 1, 1000])
     expected = lynx_hare_fit.parameters_["estimate"]
     np.testing.assert_allclose(model.parameters_["estimate"] * scale, expected, rtol=1e-4)
@@ -140,13 +140,16 @@ def test_noise_free_oscillations_are_recovered():
 
 def test_a_hidden_state_and_variables_by_name(record):
     swapped = record[["lynx", "hare"]]
-    model = MechanisticODE(LotkaVolterra(), variables={"prey": "hare", "predator": "lynx"}, profile=False).fit(swapped)
+    model = MechanisticODE(LotkaVolterra(), variables={"prey": "hare", "predator": "lynx"}, profile=False, starts=2)
+    model = model.fit(swapped)
     assert float(model.parameters_["estimate"].sel(parameter="alpha")) == pytest.approx(0.540, abs=2e-3)
     t = np.linspace(0, 10, 80)
     ds = VanDerPol(1.3).simulate(t)[["x"]]
-    hidden = MechanisticODE(VanDerPol(1.0), variables={"x": "x"}, profile=False).fit(ds)
+    hidden = MechanisticODE(VanDerPol(1.0), variables={"x": "x"}, profile=False, starts=2).fit(ds)
     assert float(hidden.parameters_["estimate"][0]) == pytest.approx(1.3, rel=1e-3)
     assert list(hidden.predict([11.0]).data_vars) == ["x"]
+    assert hidden.states_.values.tolist() == [0]
+    assert model.states_.sel(variable=["lynx", "hare"]).values.tolist() == [1, 0]
 
 
 def test_bands_are_those_of_linear_regression():

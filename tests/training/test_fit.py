@@ -1,5 +1,8 @@
 """The fit loop: minima, early stopping, and the same bits after a kill."""
 
+import contextlib
+import io
+import os
 import signal
 import subprocess
 import sys
@@ -43,24 +46,49 @@ print(torch.cat([p.flatten() for p in model.parameters()]).detach().numpy().toby
 """
 
 
-def run(kill, folder):
-    code = SCRIPT.replace("STOP_AT", str(kill))
-    return subprocess.run(
-        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, cwd=ROOT, check=False
-    )
+def printed(folder):
+    """What the script prints when nothing kills it, run in this process."""
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.setattr(sys, "argv", ["-c", str(folder)])
+        exec(compile(SCRIPT.replace("STOP_AT", "-1"), "script", "exec"), {"__name__": "script"})
+    return said.getvalue()
 
 
 def test_a_killed_fit_ends_with_the_same_bits(tmp_path):
-    whole = run(-1, tmp_path / "whole")
-    assert whole.returncode == 0, whole.stderr
+    whole = printed(tmp_path / "whole")
     for kill in (25, 75):  # within Adam, within L-BFGS
         folder = tmp_path / f"killed-{kill}"
-        killed = run(kill, folder)
-        assert killed.returncode == -signal.SIGKILL
+        killed = subprocess.run(
+            [sys.executable, "-c", SCRIPT.replace("STOP_AT", str(kill)), str(folder)],
+            capture_output=True, text=True, cwd=ROOT, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert (folder / "manifest.json").exists()
-        resumed = run(-1, folder)
-        assert resumed.returncode == 0, resumed.stderr
-        assert resumed.stdout == whole.stdout
+        assert printed(folder) == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_asked_to_stop_it_leaves_a_checkpoint_and_goes_on_from_there(tmp_path, number, capsys):
+    def run(checkpoint, stop_at):
+        model, calls = Point(-1.2, 1.0), [0]
+
+        def objective(model, batch):
+            calls[0] += 1
+            if calls[0] == stop_at:
+                os.kill(os.getpid(), number)
+            return rosenbrock(model, batch)
+
+        fit(model, objective, None, stages=[Adam(30, 0.05)], checkpoint=checkpoint, checkpoint_every=1000)
+        return model.x.detach()
+
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path / "fit", 10)
+    assert stopped.value.code == 75
+    assert "stopped at step 10" in capsys.readouterr().err
+    assert signal.getsignal(number) == before
+    torch.testing.assert_close(run(tmp_path / "fit", None), run(None, None), rtol=0, atol=0)
 
 
 class Point(torch.nn.Module):

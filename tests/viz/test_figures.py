@@ -253,12 +253,11 @@ def test_one_variable_shows_its_rate_against_its_value():
 def test_hidden_states_stand_at_their_fitted_start(record):
     import xarray as xr
 
-    from scidyn.systems import LotkaVolterra
     from scidyn.viz.phase_plane import middle_state, state_columns
 
     class Partial:
-        system, variables = LotkaVolterra(), {"predator": "lynx"}
         variables_ = ("lynx",)
+        states_ = xr.DataArray([1], dims="variable", coords={"variable": ["lynx"]})
         initial_ = xr.Dataset(
             {"estimate": (("trajectory", "state"), [[33.0, 5.0]])}, coords={"state": ["prey", "predator"]}
         )

@@ -6,7 +6,7 @@ import subprocess
 from html.parser import HTMLParser
 
 import pytest
-from conftest import StandIn, backtest_of
+from stand_in import StandIn, backtest_of
 
 from scidyn import viz
 from scidyn.errors import ArtifactError

@@ -45,6 +45,19 @@ def paths(adata: Any, *, key: str = "bridge", n: int = 30, fitted: Any = None, s
         Seed of the draw.
     ax : matplotlib axes, optional
         Where to draw.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from scidyn.bridges import sc
+    >>> day = np.repeat([0, 1, 2], 20)
+    >>> table = pd.DataFrame({"day": day, "cell_type": np.tile(["left", "right"], 30)})
+    >>> side = np.where(table["cell_type"] == "right", 1.0, -1.0)
+    >>> cells = sc.CellTable(table, {"X_pca": np.column_stack([side * (1 + day), day])})
+    >>> fitted = sc.tl.bridge(cells, sigma=0.3)
+    >>> import matplotlib
+    >>> matplotlib.use("Agg")
+    >>> ax = sc.pl.paths(cells, n=5, fitted=fitted)
     """
     model, cells, _ = _again(adata, key, fitted)
     ax = _axes(ax)
@@ -83,6 +96,20 @@ def fate(adata: Any, *, key: str = "bridge", column: int = 0, basis: str = "X_pc
         Embedding in ``obsm``.
     ax : matplotlib axes, optional
         Where to draw.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from scidyn.bridges import sc
+    >>> day = np.repeat([0, 1, 2], 20)
+    >>> table = pd.DataFrame({"day": day, "cell_type": np.tile(["left", "right"], 30)})
+    >>> side = np.where(table["cell_type"] == "right", 1.0, -1.0)
+    >>> cells = sc.CellTable(table, {"X_pca": np.column_stack([side * (1 + day), day])})
+    >>> fitted = sc.tl.bridge(cells, sigma=0.3)
+    >>> import matplotlib
+    >>> matplotlib.use("Agg")
+    >>> _ = sc.tl.fate(cells, fitted=fitted)
+    >>> ax = sc.pl.fate(cells, column=1)
     """
     if f"{key}_fate" not in adata.obsm:
         raise DataError(f"obsm has no {key + '_fate'!r}; run sc.tl.fate first.")
@@ -107,6 +134,19 @@ def growth(adata: Any, *, key: str = "bridge", basis: str = "X_pca", fitted: Any
         What ``tl.bridge`` returned.
     ax : matplotlib axes, optional
         Where to draw.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from scidyn.bridges import sc
+    >>> day = np.repeat([0, 1, 2], 20)
+    >>> table = pd.DataFrame({"day": day, "cell_type": np.tile(["left", "right"], 30)})
+    >>> side = np.where(table["cell_type"] == "right", 1.0, -1.0)
+    >>> cells = sc.CellTable(table, {"X_pca": np.column_stack([side * (1 + day), day])})
+    >>> fitted = sc.tl.bridge(cells, sigma=0.3)
+    >>> import matplotlib
+    >>> matplotlib.use("Agg")
+    >>> ax = sc.pl.growth(cells, fitted=fitted)
     """
     model, cells, rows = _sinkhorn(adata, key, fitted)
     ax, x = _axes(ax), _embedding(adata, basis)
@@ -135,6 +175,19 @@ def marginals(adata: Any, *, key: str = "bridge", feature: int = 0, fitted: Any 
         What ``tl.bridge`` returned.
     ax : matplotlib axes, optional
         Where to draw.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from scidyn.bridges import sc
+    >>> day = np.repeat([0, 1, 2], 20)
+    >>> table = pd.DataFrame({"day": day, "cell_type": np.tile(["left", "right"], 30)})
+    >>> side = np.where(table["cell_type"] == "right", 1.0, -1.0)
+    >>> cells = sc.CellTable(table, {"X_pca": np.column_stack([side * (1 + day), day])})
+    >>> fitted = sc.tl.bridge(cells, sigma=0.3)
+    >>> import matplotlib
+    >>> matplotlib.use("Agg")
+    >>> ax = sc.pl.marginals(cells, fitted=fitted)
     """
     model, cells, _ = _again(adata, key, fitted)
     ax = _axes(ax)

@@ -209,17 +209,30 @@ def couplings(adata: Any, *, key: str = "bridge", topk: int = 50, fitted: Any = 
     -------
     list of scipy.sparse.csr_array, each of shape (cells of one time, cells of the next)
         Also kept in ``uns[key]["couplings"]``, named ``"0"``, ``"1"``, …
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from scidyn.bridges import sc
+    >>> day = np.repeat([0, 1, 2], 20)
+    >>> table = pd.DataFrame({"day": day, "cell_type": np.tile(["left", "right"], 30)})
+    >>> side = np.where(table["cell_type"] == "right", 1.0, -1.0)
+    >>> cells = sc.CellTable(table, {"X_pca": np.column_stack([side * (1 + day), day])})
+    >>> fitted = sc.tl.bridge(cells, sigma=0.3)
+    >>> links = sc.tl.couplings(cells, topk=3, fitted=fitted)
+    >>> len(links), links[0].shape, links[0].nnz
+    (2, (20, 20), 60)
     """
     from scipy.sparse import csr_array
 
     model, cells, _ = _sinkhorn(adata, key, fitted)
     count, out = integer("topk", topk, at_least=1), []
     for k in range(len(cells) - 1):
-        p = model.coupling(k)
-        value, column = p.topk(min(count, p.shape[1]), dim=1)
+        plan = model.link(k).plan
+        column, value, _ = plan.topk(count)
         value = value / value.sum(dim=1, keepdim=True)
-        row = np.repeat(np.arange(len(p)), value.shape[1])
-        out.append(csr_array((value.reshape(-1).numpy(), (row, column.reshape(-1).numpy())), shape=tuple(p.shape)))
+        row = np.repeat(np.arange(len(value)), value.shape[1])
+        out.append(csr_array((value.reshape(-1).numpy(), (row, column.reshape(-1).numpy())), shape=plan.shape))
     adata.uns[key] = {**adata.uns[key], "couplings": {str(k): m for k, m in enumerate(out)}}
     return out
 
@@ -251,6 +264,19 @@ def fate(
     -------
     pandas.DataFrame
         Cells × groups; also in ``obsm[key + "_fate"]``, and the entropy in ``obs[key + "_entropy"]``.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from scidyn.bridges import sc
+    >>> day = np.repeat([0, 1, 2], 20)
+    >>> table = pd.DataFrame({"day": day, "cell_type": np.tile(["left", "right"], 30)})
+    >>> side = np.where(table["cell_type"] == "right", 1.0, -1.0)
+    >>> cells = sc.CellTable(table, {"X_pca": np.column_stack([side * (1 + day), day])})
+    >>> fitted = sc.tl.bridge(cells, sigma=0.3)
+    >>> table = sc.tl.fate(cells, fitted=fitted)
+    >>> [float(p) for p in table.iloc[0].round(2)]
+    [1.0, 0.0]
     """
     import pandas as pd
 
@@ -267,8 +293,7 @@ def fate(
     out = np.full((len(labels), len(wanted)), np.nan)
     out[rows[-1]] = p.numpy()
     for k in range(len(cells) - 2, -1, -1):
-        plan = model.coupling(k)
-        p = plan @ p / plan.sum(dim=1, keepdim=True)
+        p = model.link(k).average(p)
         out[rows[k]] = p.numpy()
     adata.obsm[f"{key}_fate"] = out
     safe = np.clip(out, 1e-300, 1.0)
@@ -290,6 +315,19 @@ def velocity(adata: Any, *, key: str = "bridge", fitted: Any = None) -> None:
         Key of the bridge.
     fitted : SinkhornBridge or FlowMatching, optional
         What :func:`bridge` returned.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from scidyn.bridges import sc
+    >>> day = np.repeat([0, 1, 2], 20)
+    >>> table = pd.DataFrame({"day": day, "cell_type": np.tile(["left", "right"], 30)})
+    >>> side = np.where(table["cell_type"] == "right", 1.0, -1.0)
+    >>> cells = sc.CellTable(table, {"X_pca": np.column_stack([side * (1 + day), day])})
+    >>> fitted = sc.tl.bridge(cells, sigma=0.3)
+    >>> sc.tl.velocity(cells, fitted=fitted)
+    >>> cells.obsm["bridge_velocity"][0].round(1).tolist()
+    [-1.0, 1.0]
     """
     model, cells, rows = _again(adata, key, fitted)
     out = np.full((sum(len(r) for r in rows), cells.dim), np.nan)
@@ -300,8 +338,8 @@ def velocity(adata: Any, *, key: str = "bridge", fitted: Any = None) -> None:
         elif k < len(rows) - 1:
             out[r] = model.drift(t, x).numpy()
         else:
-            plan = model.coupling(k - 1)
-            before = plan.mT @ cells.clouds[k - 1] / plan.sum(dim=0).unsqueeze(1)
+            plan = model.link(k - 1).plan
+            before = plan.transpose_apply(cells.clouds[k - 1]) / plan.column_sums().unsqueeze(1)
             out[r] = ((x - before) / float(cells.times[k] - cells.times[k - 1])).numpy()
     adata.obsm[f"{key}_velocity"] = out
 
@@ -330,6 +368,19 @@ def interpolate(
     -------
     xarray.Dataset
         Kind ``snapshots``, in the representation.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from scidyn.bridges import sc
+    >>> day = np.repeat([0, 1, 2], 20)
+    >>> table = pd.DataFrame({"day": day, "cell_type": np.tile(["left", "right"], 30)})
+    >>> side = np.where(table["cell_type"] == "right", 1.0, -1.0)
+    >>> cells = sc.CellTable(table, {"X_pca": np.column_stack([side * (1 + day), day])})
+    >>> fitted = sc.tl.bridge(cells, sigma=0.3)
+    >>> between = sc.tl.interpolate(cells, time=0.5, n=8, fitted=fitted)
+    >>> dict(between.sizes)
+    {'cell': 8, 'feature': 2}
     """
     model, cells, _ = _again(adata, key, fitted)
     if not float(cells.times[0]) <= float(time) <= float(cells.times[-1]):
@@ -368,6 +419,18 @@ def evaluate(
     -------
     pandas.DataFrame
         Mean and standard deviation over seeds of ``one_step`` and ``rollout``, one row per method.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from scidyn.bridges import sc
+    >>> day = np.repeat([0, 1, 2], 20)
+    >>> table = pd.DataFrame({"day": day, "cell_type": np.tile(["left", "right"], 30)})
+    >>> side = np.where(table["cell_type"] == "right", 1.0, -1.0)
+    >>> cells = sc.CellTable(table, {"X_pca": np.column_stack([side * (1 + day), day])})
+    >>> fitted = sc.tl.bridge(cells, sigma=0.3)
+    >>> sc.tl.evaluate(cells, seeds=1).columns.tolist()
+    ['one_step', 'rollout', 'one_step_std', 'rollout_std']
     """
     if key not in adata.uns:
         raise NotFittedError(f"uns has no bridge {key!r}; run sc.tl.bridge(adata, key_added={key!r}) first.")

@@ -18,7 +18,7 @@ from scidyn.errors import ArtifactError, ShapeError
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["MANIFEST", "ShardWriter", "read_manifest", "shard_paths"]
+__all__ = ["MANIFEST", "ShardWriter", "layout_of", "read_manifest", "shard_paths"]
 
 MANIFEST = "shards.json"
 
@@ -92,7 +92,7 @@ class ShardWriter:
             ds = ds.expand_dims("trajectory")
         count = ds.sizes["trajectory"]
         ds = ds.assign_coords(trajectory=self.trajectories + np.arange(count))
-        layout = {str(name): _layout(ds[name]) for name in ds.data_vars}
+        layout = layout_of(ds)
         if self.entries and self.entries[0]["layout"] != layout:
             raise ShapeError(f"The shard has {layout}; the first of {self.path} has {self.entries[0]['layout']}.")
         name = f"shard-{len(self.entries):05d}.nc"
@@ -110,8 +110,13 @@ class ShardWriter:
         self.entries.append(entry)
 
 
+def layout_of(ds: xr.Dataset) -> dict[str, list[Any]]:
+    """What shards of one ensemble share, by variable."""
+    return {str(name): _layout(ds[name]) for name in ds.data_vars}
+
+
 def _layout(variable: xr.DataArray) -> list[Any]:
-    """What shards of one ensemble share: dtype, dims, and all sizes but the number of trajectories."""
+    """Dtype, dims, and all sizes but the number of trajectories."""
     sizes = [int(variable.sizes[d]) for d in variable.dims if d != "trajectory"]
     return [str(variable.dtype), *map(str, variable.dims), *sizes]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import h5py
     import xarray as xr
 
-__all__ = ["read", "sniff"]
+__all__ = ["clock", "read", "snapshots", "sniff", "times"]
 
 
 def sniff(path: Path, head: bytes) -> float:
@@ -68,15 +68,13 @@ def read(
     DataError
         If a column is missing or its times cannot be read.
     """
-    import xarray as xr
-
     check_hdf5(path, budget=None)
     try:
         with opened(path) as file:
             columns = _names(file["obs"])
-            clock = _clock(columns, time, path)
-            labels = _column(file["obs"], clock)
-            times, unit = _times(labels, clock, time_map, path)
+            time_column = clock(columns, time, path)
+            labels = _column(file["obs"], time_column)
+            when, unit = times(labels, time_column, time_map, path)
             chosen = rep or ("X_pca" if "obsm" in file and "X_pca" in file["obsm"] else "X")
             matrix = _matrix(file, chosen, path)
             extra: dict[str, Any] = {g: ("cell", _column(file["obs"], g)) for g in (*GROUPS, "batch") if g in columns}
@@ -89,13 +87,30 @@ def read(
         if isinstance(error, ScidynError):
             raise
         raise ArtifactError(f"{path} is truncated or damaged: {error}; restore it from a copy.") from error
-    name = "X" if chosen == "X" else chosen.removeprefix("X_")
-    if matrix.shape[0] != times.size:
-        raise DataError(f"{path}: {chosen} has {matrix.shape[0]} rows, obs has {times.size}.")
+    if matrix.shape[0] != when.size:
+        raise DataError(f"{path}: {chosen} has {matrix.shape[0]} rows, obs has {when.size}.")
+    return snapshots(matrix, when, unit, genes, extra, rep=chosen, source=path.name, units=units)
+
+
+def snapshots(
+    matrix: np.ndarray,
+    times: np.ndarray,
+    time_units: str,
+    names: Sequence[str],
+    extra: Mapping[str, Any],
+    *,
+    rep: str,
+    source: str,
+    units: Mapping[str, str] | str | None,
+) -> xr.Dataset:
+    """Cells, their times and what else is known of them, as one checked Dataset."""
+    import xarray as xr
+
+    name = "X" if rep == "X" else rep.removeprefix("X_")
     ds = xr.Dataset(
         {name: (("cell", "feature"), matrix, {"units": "1"})},
-        {"time": ("cell", times, {"units": unit}), "feature": genes, **extra},
-        {"Conventions": CONVENTIONS, "scidyn_kind": "snapshots", "source": path.name},
+        {"time": ("cell", times, {"units": time_units}), "feature": list(names), **extra},
+        {"Conventions": CONVENTIONS, "scidyn_kind": "snapshots", "source": source},
     )
     return finish(ds, values=None, units=units)
 
@@ -108,7 +123,8 @@ def _names(obs: Any) -> list[str]:
     return [str(k) for k in obs if k not in ("__categories", obs.attrs.get("_index", "_index"))]
 
 
-def _clock(columns: list[str], time: str | None, path: Path) -> str:
+def clock(columns: list[str], time: str | None, path: Path) -> str:
+    """Which column of obs is time: the one named, else the one whose name is a word for it."""
     if time is not None:
         if time not in columns:
             raise OptionError(f"time names {time!r}; obs of {path} has {columns}.{did_you_mean(time, columns)}")
@@ -148,7 +164,8 @@ def _text(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _times(labels: np.ndarray, clock: str, time_map: Mapping[str, float] | None, path: Path) -> tuple[np.ndarray, str]:
+def times(labels: np.ndarray, clock: str, time_map: Mapping[str, float] | None, path: Path) -> tuple[np.ndarray, str]:
+    """Times and their units from numbers, from labels such as "day 2", or by the map."""
     stated = split_units(clock)[1]
     if labels.dtype.kind in "fiu":
         return labels.astype(float), stated

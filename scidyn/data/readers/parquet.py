@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from scidyn.data.io.safety import BUDGET
 from scidyn.data.readers.table import from_table
@@ -61,11 +63,32 @@ def read(
                 raise DataError(
                     f"{path}: column {nested.name!r} is nested ({nested.type}); write one column per number."
                 )
-            table = pa.concat_tables([file.read_row_group(k) for k in range(file.metadata.num_row_groups)])
+            frame = pd.DataFrame(_columns(file))
     except (ArtifactError, DataError):
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ArtifactError(f"{path} is truncated or damaged: {error}; restore it from a copy.") from error
-    frame = pd.DataFrame({name: table[name].to_pylist() for name in table.column_names}, dtype=object)
     frame.attrs["source"] = path.name
     return from_table(frame, time=time, id=id, values=values, units=units, layout=layout, kind=kind)
+
+
+def _columns(file: Any) -> dict[str, Any]:
+    """All columns; numbers go row group by row group into their array, so that one group is held beside it."""
+    import pyarrow as pa
+
+    rows = file.metadata.num_rows
+    out: dict[str, Any] = {}
+    for field in file.schema_arrow:
+        numeric = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        out[field.name] = np.empty(rows) if numeric else np.empty(rows, dtype=object)
+    start = 0
+    for k in range(file.metadata.num_row_groups):
+        group = file.read_row_group(k)
+        for name, column in out.items():
+            part = group[name]
+            numbers = column.dtype.kind == "f"
+            column[start : start + group.num_rows] = (
+                part.to_numpy().astype(float) if numbers and not part.null_count else part.to_pylist()
+            )
+        start += group.num_rows
+    return out

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scidyn._check.values import choice, did_you_mean
+from scidyn.data.readers.assemble import cells, labels, trajectories
 from scidyn.data.readers.headers import TIME_NAMES, split_units
 from scidyn.data.readers.times import Stamps, canonical_unit, parse_times
-from scidyn.data.schema import CONVENTIONS
 from scidyn.data.validate import validate
 from scidyn.errors import DataError, OptionError, TimeGridError, UnitsError
 
@@ -83,7 +83,7 @@ def from_table(
     choice("layout", layout, ("auto", "wide", "long"))
     choice("kind", kind, (None, "snapshots"))
     name_of, unit_of = _headers(df)
-    table = {name_of[column]: df[column].tolist() for column in df.columns}
+    table = {name_of[column]: _column(df[column]) for column in df.columns}
     source = str(df.attrs.get("source", "table"))
     time = _time_column(table, time)
     if id is not None:
@@ -110,12 +110,17 @@ def from_table(
         found[time] = _agreed(found[time], stamps, source)
     _require_units(found, time, source)
     if kind == "snapshots":
-        return _cells(numbers, found, time, keep, {id: table[id]} if id is not None else {}, source)
-    ds = _assemble(numbers, found, time, keep, _labels(table[id]) if id is not None else None, source)
+        return cells(numbers, found, time, keep, {id: table[id]} if id is not None else {}, source)
+    ds = trajectories(numbers, found, time, keep, labels(table[id]) if id is not None else None, source)
     if stamps and stamps.reference:
         ds["time"].attrs["reference"] = stamps.reference
     validate(ds)
     return ds
+
+
+def _column(series: pd.Series) -> Any:
+    """Numbers as the array that they are, anything else as a list of cells."""
+    return series.to_numpy() if getattr(series.dtype, "kind", "O") in "fiu" else series.tolist()
 
 
 def _headers(df: pd.DataFrame) -> tuple[dict[Any, str], dict[str, str]]:
@@ -155,6 +160,8 @@ def _time_column(table: Mapping[str, Any], time: str | None) -> str:
 
 def _numbers(cells: Sequence[Any], column: str, decimal: str, source: str) -> np.ndarray:
     """Cells as float64; the first that is no number is named by row and column."""
+    if isinstance(cells, np.ndarray):
+        return cells.astype(float)
     out = np.empty(len(cells))
     for k, cell in enumerate(cells):
         if isinstance(cell, str):
@@ -176,7 +183,7 @@ def _numbers(cells: Sequence[Any], column: str, decimal: str, source: str) -> np
 
 def _has_text(cells: Sequence[Any], decimal: str) -> bool:
     """True if no cell is a plain number, so that times may be dates or labels."""
-    return not any(
+    return not isinstance(cells, np.ndarray) and not any(
         isinstance(cell, int | float)
         or (isinstance(cell, str) and (_ENTRY.fullmatch(cell.strip().replace(decimal, ".")) or not cell.strip()))
         for cell in cells
@@ -190,14 +197,6 @@ def _agreed(stated: str, stamps: Stamps, source: str) -> str:
         what = f"days since {stamps.reference}" if stamps.reference else stamps.units
         raise UnitsError(f"{source}: the times are written as {what}, but their units are stated as {stated!r}.")
     return stamps.units
-
-
-def _labels(cells: Sequence[Any]) -> list[Any]:
-    """Names of replicates; whole numbers become integers unless a leading zero would be lost."""
-    texts = [str(cell).strip() for cell in cells]
-    if all(re.fullmatch(r"-?(0|[1-9]\d*)", text) for text in texts):
-        return [int(text) for text in texts]
-    return [cell if not isinstance(cell, str) else cell.strip() for cell in cells]
 
 
 def _require_units(found: Mapping[str, str], time: str, source: str) -> None:
@@ -237,83 +236,3 @@ def _widen(
     for name in units:
         out[name] = [row.get(name, "") for row in wide.values()]
     return out, units
-
-
-def _assemble(
-    numbers: Mapping[str, np.ndarray],
-    units: Mapping[str, str],
-    time: str,
-    keep: Sequence[str],
-    ids: Sequence[Any] | None,
-    source: str,
-) -> xr.Dataset:
-    import xarray as xr
-
-    attrs = {"Conventions": CONVENTIONS, "scidyn_kind": "trajectories", "source": source}
-    time_attrs = {"units": units[time]} | ({"long_name": time} if time != "time" else {})
-    if ids is None:
-        _no_repeats(numbers[time], source, None)
-        data = {c: ("time", numbers[c], {"units": units[c]}) for c in keep}
-        return xr.Dataset(data, {"time": ("time", numbers[time], time_attrs)}, attrs)
-    labels = list(dict.fromkeys(ids))
-    rows = [np.array([k for k, one in enumerate(ids) if one == label]) for label in labels]
-    for label, row in zip(labels, rows, strict=True):
-        _no_repeats(numbers[time][row], source, label)
-    length = max(map(len, rows))
-
-    def pad(column: str) -> np.ndarray:
-        out = np.full((len(rows), length), np.nan)
-        for k, row in enumerate(rows):
-            out[k, : len(row)] = numbers[column][row]
-        return out
-
-    times = pad(time)
-    coords: dict[str, Any] = {"trajectory": ("trajectory", labels)}
-    shared = bool(np.isfinite(times).all() and (times == times[:1]).all())
-    dims = ("trajectory", "time" if shared else "obs")
-    attrs["scidyn_kind"] = "trajectories" if shared else "irregular"
-    coords["time"] = ("time", times[0], time_attrs) if shared else (dims, times, time_attrs)
-    return xr.Dataset({c: (dims, pad(c), {"units": units[c]}) for c in keep}, coords, attrs)
-
-
-def _cells(
-    numbers: Mapping[str, np.ndarray],
-    units: Mapping[str, str],
-    time: str,
-    keep: Sequence[str],
-    groups: Mapping[str, Sequence[Any]],
-    source: str,
-) -> xr.Dataset:
-    """Rows as cells; the columns of values, which share their units, are one variable ``x``."""
-    import xarray as xr
-
-    other = next((c for c in keep if units[c] != units[keep[0]]), None)
-    if other is not None:
-        raise UnitsError(
-            f"{source}: columns of snapshots share their units; {keep[0]!r} is in {units[keep[0]]}, {other!r} in "
-            f"{units[other]}: choose columns with values=[…]."
-        )
-    ds = xr.Dataset(
-        {"x": (("cell", "feature"), np.stack([numbers[c] for c in keep], -1), {"units": units[keep[0]]})},
-        {
-            "time": ("cell", numbers[time], {"units": units[time]}),
-            "feature": list(keep),
-            **{name: ("cell", _labels(cells)) for name, cells in groups.items()},
-        },
-        {"Conventions": CONVENTIONS, "scidyn_kind": "snapshots", "source": source},
-    )
-    validate(ds)
-    return ds
-
-
-def _no_repeats(times: np.ndarray, source: str, label: Any) -> None:
-    """Repeated times name both rows and the argument that usually cures them."""
-    order = np.argsort(times, kind="stable")
-    repeated = np.flatnonzero(np.diff(times[order]) == 0)
-    if repeated.size:
-        i, j = sorted((int(order[repeated[0]]), int(order[repeated[0] + 1])))
-        who = "" if label is None else f" of {label!r}"
-        raise TimeGridError(
-            f"{source}: time {times[i]:g}{who} stands in rows {i + 2} and {j + 2}; "
-            "if these are replicates, name their column with id=… (--id in the shell), else merge the rows."
-        )

@@ -46,7 +46,9 @@ def _scramble(x: Tensor) -> Tensor:
 def lane_keys(seed: int, samples: Tensor, channels: int) -> Tensor:
     """One 64-bit key per (sample, channel), shape (B, channels); depends on no other sample."""
     sample = _scramble((samples.to(torch.int64) * _signed(GOLDEN)).add_(_signed(mix64(seed))))
-    channel = _scramble(torch.arange(1, channels + 1, dtype=torch.int64, device=samples.device).mul_(_signed(SECOND)))
+    channel = torch.tensor([_signed(mix64(c)) for c in range(channels)], dtype=torch.int64, device="cpu").to(
+        samples.device
+    )
     return _scramble(sample.unsqueeze(-1) + channel)
 
 

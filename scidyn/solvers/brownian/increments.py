@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,12 +12,12 @@ from torch import Tensor
 from scidyn._check.values import choice, integer
 from scidyn.errors import OptionError, ShapeError, TimeGridError
 from scidyn.solvers.brownian.hashing import mix32, mix64
-from scidyn.solvers.brownian.noise import LEVELS, Noise, gather, join
+from scidyn.solvers.brownian.levy import KINDS, levy_area
+from scidyn.solvers.brownian.noise import LEVELS, Noise, join
 
 __all__ = ["BrownianIncrements", "correlation_factor"]
 
-LONGEST = 64
-CACHED = 1 << 17
+CHUNK, KEPT = 64, 2
 VARIANCE = (1.0, 1.0 / 12.0, 1.0 / 720.0)
 
 
@@ -32,11 +30,8 @@ def correlation_factor(correlation: Any, channels: int, dtype: torch.dtype, devi
         raise ShapeError(f"correlation must have shape ({channels}, {channels}); got {tuple(matrix.shape)}.")
     factor, info = torch.linalg.cholesky_ex(matrix)
     symmetric = torch.allclose(matrix, matrix.T, atol=1e-8)
-    if (
-        int(info)
-        or not symmetric
-        or not torch.allclose(matrix.diagonal(), torch.ones(channels, dtype=torch.float64, device="cpu"))
-    ):
+    unit = torch.allclose(matrix.diagonal(), torch.ones_like(matrix[0]))
+    if int(info) or not symmetric or not unit:
         raise OptionError("correlation must be symmetric and positive definite with ones on its diagonal.")
     return factor.to(device=device, dtype=dtype)
 
@@ -44,7 +39,7 @@ def correlation_factor(correlation: Any, channels: int, dtype: torch.dtype, devi
 class BrownianIncrements:
     """Independent increments of a Brownian motion on a fixed grid of times.
 
-    Chunk c of some steps (64 for small batches) is drawn by a generator seeded from (seed, c), so any part of the path
+    Chunk c of 64 steps is drawn by a generator seeded from (seed, c), so any part of the path
     can be drawn again, in any order, and nothing needs to be stored. This is the cheapest source
     of noise; use :class:`BrownianTree` when the steps are not known beforehand, or when a sample
     must see the same path whatever batch it is in.
@@ -118,20 +113,24 @@ class BrownianIncrements:
             raise OptionError(f"antithetic pairs need an even batch; the shape is {self.shape}.")
         self.antithetic = antithetic
         self.correlation = correlation_factor(correlation, self.shape[-1], dtype, self.device)
-        # a chunk that stays in cache; part of the path's definition
-        lanes = max(1, math.prod(self.shape))
-        self.chunk = min(LONGEST, max(1, 1 << (max(1, CACHED // lanes).bit_length() - 1)))
         self._base = mix64(self.seed) & 0xFFFFFFFF
         known = self.device.type in {"cpu", "cuda", "mps", "xpu"}
         self._source = torch.device("cpu") if same_on_every_device or not known else self.device
         self._generator = torch.Generator(self._source)
-        self._kept: tuple[int, Noise] | None = None
+        self.area: str | None = None
+        self._kept: dict[int, Noise] = {}
 
     def with_levels(self, levels: str) -> BrownianIncrements:
         """Give the same path with more or fewer time integrals."""
         twin = object.__new__(BrownianIncrements)
         twin.__dict__.update(self.__dict__)
-        twin.levels, twin._kept = choice("levels", levels, LEVELS), None
+        twin.levels, twin._kept = choice("levels", levels, LEVELS), {}
+        return twin
+
+    def with_area(self, kind: str = "foster") -> BrownianIncrements:
+        """Give the same path with Lévy areas, drawn as :func:`levy_area` does."""
+        twin = self.with_levels("WHK" if self.levels == "WHK" else "WH")
+        twin.area = choice("kind", kind, KINDS)
         return twin
 
     def __len__(self) -> int:
@@ -141,29 +140,37 @@ class BrownianIncrements:
         """Noise of the steps ``start … stop - 1``, stacked along a new first axis."""
         parts: list[Noise] = []
         while start < stop:
-            c = start // self.chunk
-            end = min(stop, (c + 1) * self.chunk, len(self))
-            low, high = start - c * self.chunk, end - c * self.chunk
+            c = start // CHUNK
+            end = min(stop, (c + 1) * CHUNK, len(self))
+            low, high = start - c * CHUNK, end - c * CHUNK
             noise = self._chunk(c)
             whole = low == 0 and high == noise.W.shape[0]
-            parts.append(noise if whole else noise.map(operator.itemgetter(slice(low, high))))
+            parts.append(noise if whole else _rows(noise, low, high))
             start = end
         if len(parts) == 1:
             return parts[0]
-        return gather(parts, torch.cat)
+        return Noise.of(None if p[0] is None else torch.cat(p) for p in zip(*parts, strict=True))
 
     def _chunk(self, c: int) -> Noise:
-        """Draw chunk ``c``, or take it from the one that was drawn last."""
-        if self._kept is not None and self._kept[0] == c:
-            return self._kept[1]
+        """Draw chunk ``c``, or take it from those drawn last."""
+        known = self._kept.get(c)
+        if known is not None:
+            return known
         noise = Noise(*(self._draw(c, level) for level in range(len(self.levels))))
-        self._kept = (c, noise)
+        if self.area is not None:
+            sizes = self.sizes[c * CHUNK : (c + 1) * CHUNK]
+            h = torch.tensor(sizes, dtype=self.dtype, device=self.device).view(-1, *([1] * (len(self.shape) - 1)))
+            self._generator.manual_seed(mix32(self._base + c * 4 + 3) | (3 << 32))
+            noise = noise._replace(area=levy_area(noise, h, self._generator, self.area))
+        if len(self._kept) >= KEPT:
+            self._kept.pop(next(iter(self._kept)))
+        self._kept[c] = noise
         return noise
 
     def _draw(self, c: int, level: int) -> Tensor:
         """Normals of one level of chunk ``c``, scaled to their variances."""
-        first = c * self.chunk
-        sizes = self.sizes[first : first + self.chunk]
+        first = c * CHUNK
+        sizes = self.sizes[first : first + CHUNK]
         rows = self.shape[0] // 2 if self.antithetic else self.shape[0]
         # bijective in c: no two chunks of a path can share a seed
         self._generator.manual_seed(mix32(self._base + c * 4 + level) | (level << 32))
@@ -188,6 +195,11 @@ class BrownianIncrements:
         return CoarseIncrements(self, integer("factor", factor, at_least=1))
 
 
+def _rows(noise: Noise, low: int, high: int) -> Noise:
+    """Steps ``low … high - 1`` of a stacked noise."""
+    return noise.each(lambda x: x[low:high])
+
+
 class CoarseIncrements:
     """A path seen on every ``factor``-th time of a finer grid; made by ``coarsen``."""
 
@@ -198,7 +210,7 @@ class CoarseIncrements:
         self.grid = fine.grid[::factor]
         self.sizes = [b - a for a, b in itertools.pairwise(self.grid)]
         self.shape, self.dtype, self.device = fine.shape, fine.dtype, fine.device
-        self.levels = fine.levels
+        self.levels, self.area = fine.levels, fine.area
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -207,18 +219,21 @@ class CoarseIncrements:
         """Give the same path with more or fewer time integrals."""
         return CoarseIncrements(self.fine.with_levels(levels), self.factor)
 
+    def with_area(self, kind: str = "foster") -> CoarseIncrements:
+        """Give the same path with Lévy areas."""
+        return CoarseIncrements(self.fine.with_area(kind), self.factor)
+
     def block(self, start: int, stop: int) -> Noise:
         """Noise of the steps ``start … stop - 1``, stacked along a new first axis."""
         k = self.factor
         fine = self.fine.block(start * k, stop * k)
         sizes = torch.tensor(self.fine.sizes[start * k : stop * k], dtype=self.dtype, device=self.device)
         sizes = sizes.view(-1, k, *([1] * len(self.shape)))
-        steps = fine.map(lambda x: x.unflatten(0, (stop - start, k)))
-        joined = steps.map(lambda x: x[:, 0])
+        steps = fine.each(lambda x: x.unflatten(0, (stop - start, k)))
+        joined = steps.each(lambda x: x[:, 0])
         length = sizes[:, 0]
         for i in range(1, k):
-            part = steps.map(operator.itemgetter((slice(None), i)))
-            joined = join(joined, part, length, sizes[:, i])
+            joined = join(joined, Noise.of(None if x is None else x[:, i] for x in steps), length, sizes[:, i])
             length = length + sizes[:, i]
         return joined
 

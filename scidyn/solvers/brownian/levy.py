@@ -70,7 +70,8 @@ def levy_area(
     else:
         square = H * H
         variance = size * size / 20 + size / 5 * (square.unsqueeze(-1) + square.unsqueeze(-2))
-    z = torch.randn((*W.shape, W.shape[-1]), generator=generator, dtype=W.dtype, device=W.device)
+    source = W.device if generator is None else generator.device
+    z = torch.randn((*W.shape, W.shape[-1]), generator=generator, dtype=W.dtype, device=source).to(W.device)
     skew = torch.sqrt(variance / 2) * (z - z.transpose(-1, -2))
     outer = H.unsqueeze(-1) * W.unsqueeze(-2)
     return outer - outer.transpose(-1, -2) + skew

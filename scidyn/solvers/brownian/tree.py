@@ -161,7 +161,7 @@ class BrownianTree:
             x = x.reshape(self.shape)
             return x if self.correlation is None else x @ self.correlation.T
 
-        return noise.map(lambda x: shaped(x))
+        return noise.each(shaped)
 
     def _normals(self, counter: int | Tensor, dtype: torch.dtype) -> list[Tensor]:
         """As many standard normals a channel as there are levels."""
@@ -186,7 +186,7 @@ class BrownianTree:
         first, from_ = self._locate(s, cells)
         last, to = self._locate(t, cells)
         if (first, from_) == (last, to):
-            return Noise(*(torch.zeros_like(x) for x in self._node(1) if x is not None))
+            return self._node(1).each(torch.zeros_like)
         if first == last or (first + 1 == last and to == 0.0 and from_ > 0.0):
             return self._inside(first, from_, 1.0 if to == 0.0 else to)
         width = (self.t1 - self.t0) / cells
@@ -242,7 +242,7 @@ class BrownianTree:
         path.reverse()
         many = len(path) > 1
         if many:
-            counters = torch.tensor(path, dtype=torch.int64, device="cpu").view(-1, 1, 1).to(self.device)
+            counters = torch.tensor(path, dtype=torch.int64, device="cpu").to(self.device).view(-1, 1, 1)
             stacked = [n.unbind(0) for n in self._normals(counters, self.dtype)]
         for i, parent in enumerate(path):
             normals = [n[i] for n in stacked] if many else self._normals(parent, self.dtype)
@@ -278,7 +278,7 @@ class BrownianTree:
         ratio = (early / late.clamp_min(tiny)).clamp(0.0, 1.0 - 1e-15)
         rest = remainder(until, before, ratio)
         empty = late - early <= 0
-        return rest.map(lambda x: torch.where(empty, 0.0, x).to(self.dtype))
+        return rest.each(lambda x: torch.where(empty, 0.0, x).to(self.dtype))
 
     def _from_start(self, length: Tensor, dtype: torch.dtype) -> Noise:
         """Noise over ``[t0, t0 + length]`` for ``length`` of shape (B, 1)."""
@@ -291,7 +291,7 @@ class BrownianTree:
         inside = x - cell
         index = cell.to(torch.int64)
         node = self._root(dtype)
-        total = node.map(lambda n: torch.zeros_like(n))
+        total = node.each(torch.zeros_like)
         done = torch.zeros_like(length)
         code = torch.ones_like(index)
         width = span
@@ -326,9 +326,7 @@ def _columns(inside: Tensor) -> Any:
 
 def _pick(where: Tensor, yes: Noise, no: Noise) -> Noise:
     """Row-wise choice between two noises."""
-    H = None if yes.H is None or no.H is None else torch.where(where, yes.H, no.H)
-    K = None if yes.K is None or no.K is None else torch.where(where, yes.K, no.K)
-    return Noise(torch.where(where, yes.W, no.W), H, K)
+    return Noise.of(None if a is None or b is None else torch.where(where, a, b) for a, b in zip(yes, no, strict=True))
 
 
 _COMPILED: list[Any] = []

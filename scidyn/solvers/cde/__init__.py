@@ -10,8 +10,7 @@ from scidyn.solvers.cde.paths import (
     RectilinearPath,
     with_time,
 )
-from scidyn.solvers.cde.signature import log_signature
-from scidyn.solvers.cde.solve import solve_cde
+from scidyn.solvers.cde.solve import log_ode, solve_cde
 
 __all__ = [
     "ControlPath",
@@ -19,7 +18,7 @@ __all__ = [
     "LinearPath",
     "NaturalCubicPath",
     "RectilinearPath",
-    "log_signature",
+    "log_ode",
     "solve_cde",
     "with_time",
 ]

@@ -1,239 +1,328 @@
-"""Solve and differentiate equations driven by a control path."""
+"""Solve controlled differential equations, by their path's derivative or by its increments."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from scidyn._check.tensors import floating
-from scidyn._check.values import choice, integer, number
+from scidyn._check.values import choice, integer
 from scidyn.errors import OptionError, ShapeError, TimeGridError
-from scidyn.solvers.brownian.noise import Noise
-from scidyn.solvers.cde.log_ode import LOG_ODE
+from scidyn.solvers.cde.march import make_solution, march
 from scidyn.solvers.cde.paths import ControlPath
 from scidyn.solvers.cde.signature import log_signature
-from scidyn.solvers.ode import solve_ode
-from scidyn.solvers.sde.adaptive import Found
-from scidyn.solvers.sde.adjoint import direct, discrete
-from scidyn.solvers.sde.capture import dependencies
-from scidyn.solvers.sde.engine import Run
-from scidyn.solvers.sde.methods import METHODS
-from scidyn.solvers.sde.plan import Plan, nodes_between
-from scidyn.solvers.sde.solve import _finish
-from scidyn.solvers.sde.terms import Terms
+from scidyn.solvers.cde.steps import STEPS, walk
 from scidyn.solvers.solution import Solution
 
-__all__ = ["solve_cde"]
+__all__ = ["log_ode", "solve_cde"]
 
-ROUTES = ("auto", "ode", "increments", "log_ode")
-STEPPERS = {"euler": "euler_heun", "heun": "heun", "midpoint": "midpoint", "rk4": "rk4"}
-
-
-class _Increments:
-    """What the path does in each step, in the slots of a noise."""
-
-    def __init__(self, *levels: Tensor) -> None:
-        self.levels = levels
-
-    def block(self, start: int, stop: int) -> Noise:
-        """Increments (and areas) of the steps ``start … stop - 1``."""
-        return Noise(*(x[start:stop] for x in self.levels))
+Field = Callable[..., Tensor]
 
 
 def solve_cde(
-    field: Callable[..., Tensor],
-    path: ControlPath,
+    f: Field,
+    X: Any,
     z0: Tensor,
     t: Any = None,
     *,
-    route: str = "auto",
+    route: str | None = None,
     method: str | None = None,
-    dt: float | None = None,
-    depth: int = 2,
-    window: int = 8,
+    substeps: int = 1,
     adjoint: str | None = "discrete",
-    params: Sequence[Tensor] | None = None,
-    needs_time: bool = True,
     on_failure: str = "raise",
     **options: Any,
 ) -> Solution:
-    """Solve ``dz = f(t, z) dX(t)``.
+    """Solve ``dz = f(t, z) dX(t)``, ``z(t_0) = z0``.
+
+    Two routes: ``"ode"`` hands ``dz/dt = f(t, z) dX/dt`` to :func:`solve_ode`; ``"increments"`` takes
+    fixed steps from knot to knot, ``dz/dθ = f(t, z) (X(t_{k+1}) - X(t_k))``, which is exact in the
+    path if it is piecewise linear and handles rows with times of their own.
 
     Parameters
     ----------
-    field : callable
-        ``f(t, z)``: (B, H) to (B, H, C).
-    path : ControlPath
-        The control X with C channels.
+    f : callable
+        ``f(t, z)`` of shape (B, H, C) for ``z`` of shape (B, H); ``t`` is a scalar, or of shape (B,) on the increments
+        route if each row has its own knots.
+    X : ControlPath
+        Path of C channels; or any object with ``derivative(t)`` on the ODE route.
     z0 : Tensor, shape (B, H)
-        Initial states, at the start of the path.
+        Initial states.
     t : array_like, shape (T,), optional
-        Increasing times to report, from the start of the path; default its first and last time. Rows of
-        a ragged batch stand still after their own last time.
-    route : str
-        "ode" solves ``dz/dt = f dX/dt`` by :func:`solve_ode`; "increments" steps along the path's
-        increments and lands on the knots; "log_ode" takes one step per window of knots along the
-        window's log-signature; "auto" is "increments" for kinked paths and "ode" for smooth ones.
+        Times to report. Default: both ends of the path ("ode"), all knots ("increments"), where given times
+        must be knots. A row that has ended stands still, so its last state stays available.
+    route : str, optional
+        "ode" or "increments"; default "increments" if the derivative jumps at the knots.
     method : str, optional
-        "euler", "heun", "midpoint" or "rk4" (default) for increments; a method of solve_ode for "ode".
-    dt : float, optional
-        Largest step between knots; default one step from knot to knot. For "log_ode", unused.
-    depth : int
-        Depth 1, 2 or 3 of the log-signatures.
-    window : int
-        Knots per step of the log-ODE.
+        "euler", "heun", "midpoint" or "rk4" (default) for increments; any of :func:`solve_ode`'s for the other.
+    substeps : int
+        Steps between neighbouring knots on the increments route.
     adjoint : str or None
-        "discrete", "direct" or None.
-    params : sequence of Tensor, optional
-        Tensors that receive gradients; found by one call of ``field`` if not given. The path's data are
-        always included.
-    needs_time : bool
-        Refuse a log-ODE on a path without a channel that rises with time; False if that is meant.
+        "discrete": segments of steps are rerun for the gradient. "direct": all steps are kept. None: no gradient.
     on_failure : str
-        "raise", "warn" or "return".
-    **options
-        Passed to :func:`solve_ode`.
+        "raise", "warn" or "return" if a row becomes infinite.
+    **options : object
+        Passed on to :func:`solve_ode` on the ODE route.
 
     Returns
     -------
     Solution
-        ``y`` has shape (B, T, H).
+        ``y`` of shape (B, T, H).
 
     Raises
     ------
-    scidyn.errors.ShapeError, scidyn.errors.OptionError, scidyn.errors.TimeGridError
-        If shapes, options or times do not fit the path.
+    scidyn.errors.OptionError, scidyn.errors.ShapeError
+        If options or shapes do not fit.
+    scidyn.errors.TimeGridError
+        If a time to report is not a knot on the increments route.
 
     Examples
     --------
     >>> import torch
     >>> from scidyn.solvers import LinearPath, solve_cde
-    >>> x = torch.tensor([[[0.0], [1.0], [3.0]]], dtype=torch.float64)
-    >>> z0 = torch.ones(1, 1, dtype=torch.float64)
-    >>> sol = solve_cde(lambda t, z: z.unsqueeze(-1), LinearPath(x), z0, dt=0.01)     # z = exp(X)
-    >>> round(sol.y[0, -1, 0].item(), 4)
-    20.0855
+    >>> X = LinearPath(torch.tensor([[[0.0], [1.0], [3.0]]], dtype=torch.float64))
+    >>> z = solve_cde(lambda t, z: z.unsqueeze(-1), X, torch.ones(1, 1, dtype=torch.float64), substeps=8)
+    >>> [round(v, 2) for v in z.y[0, :, 0].tolist()]                 # exp(X(t) - X(0))
+    [1.0, 2.72, 20.08]
 
     References
     ----------
-    P. Kidger, J. Morrill, J. Foster, T. Lyons (2020), Neural controlled differential equations for
-    irregular time series.
-    J. Morrill, C. Salvi, P. Kidger, J. Foster (2021), Neural rough differential equations for long time series.
+    P. Kidger, J. Morrill, J. Foster, T. Lyons (2020), Neural controlled differential equations for irregular
+    time series.
     """
-    choice("route", route, ROUTES)
+    _check_state(z0)
     choice("adjoint", adjoint, ("discrete", "direct", None))
-    _check(field, path, z0)
-    route = ("increments" if path.kinked else "ode") if route == "auto" else route
-    times = _times(path, t)
-    if route == "ode":
-
-        def rate(s: Tensor, z: Tensor) -> Tensor:
-            return torch.matmul(field(s, z), path.derivative(s).unsqueeze(-1)).squeeze(-1)
-
-        extra: dict[str, Any] = {} if params is None else {"params": params}
-        return solve_ode(
-            rate, z0, times, method=method or "tsit5", adjoint=adjoint, on_failure=on_failure, **extra, **options
-        )
+    fallback = "increments" if getattr(X, "kinked", False) else "ode"
+    if choice("route", fallback if route is None else route, ("ode", "increments")) == "ode":
+        return _by_ode(f, X, z0, t, method, adjoint, on_failure, options)
     if options:
-        raise OptionError(f"route={route!r} takes no {', '.join(options)}; these are options of route='ode'.")
-    if route == "log_ode":
-        plan, levels = _windows(path, times, depth, integer("window", window, at_least=1), needs_time)
-        scheme = LOG_ODE
-    else:
-        scheme = METHODS["stratonovich"][STEPPERS[choice("method", method or "rk4", STEPPERS)]]
-        knots = path.knots.detach().reshape(-1)
-        stops = knots[~torch.isnan(knots)].unique().tolist()
-        step = None if dt is None else number("dt", dt, above=0.0)
-        plan = Plan.on(nodes_between(times, step, stops), times)
-        nodes = torch.tensor(plan.nodes, dtype=torch.float64, device=z0.device)
-        levels = (path.evaluate(nodes).diff(dim=1).transpose(0, 1),)
-    terms = Terms(lambda s, z: torch.zeros_like(z), field, None, True)
-    run = Run(scheme, terms, plan, _Increments(*levels))
-    y = _run(run, z0, levels, field, adjoint, params)
-    return _finish(y.transpose(0, 1), t, times, plan, scheme, Found([], 0, 0, False, False), None, on_failure)
-
-
-def _run(
-    run: Run,
-    z0: Tensor,
-    levels: tuple[Tensor, ...],
-    field: Callable[..., Tensor],
-    adjoint: str | None,
-    params: Sequence[Tensor] | None,
-) -> Tensor:
-    """Step with the gradient asked for."""
-    if adjoint is None or not torch.is_grad_enabled():
-        with torch.no_grad():
-            return direct(run, z0.detach())
-    if adjoint == "direct":
-        return direct(run, z0)
-    first, probe = torch.full((), run.plan.nodes[0], dtype=z0.dtype, device=z0.device), z0.detach()
-    tensors = dependencies((lambda: field(first, probe),), (field,)) if params is None else list(params)
-    tensors += [x for x in levels if x.requires_grad]
-    return discrete(run, z0, tensors) if tensors or z0.requires_grad else direct(run, z0)
-
-
-def _check(field: Callable[..., Tensor], path: ControlPath, z0: Tensor) -> None:
-    """Check types and shapes, by one call of the field."""
-    if not isinstance(path, ControlPath):
-        raise OptionError(f"path must be a ControlPath such as HermiteCubicPath(x, t); got {type(path).__name__}.")
-    floating("z0", z0)
-    rows, channels = path.values.shape[0], path.channels
-    if z0.ndim != 2 or z0.shape[0] != rows:
-        raise ShapeError(f"z0 must have shape ({rows}, H) to fit the path's {rows} rows; got {tuple(z0.shape)}.")
-    with torch.no_grad():
-        value = field(path.interval.reshape(-1)[0].to(z0.dtype), z0.detach())
-    wanted = (*z0.shape, channels)
-    if value.shape != wanted:
-        raise ShapeError(
-            f"field returned shape {tuple(value.shape)}; a matrix per row is needed, {wanted}: "
-            "(batch, state, channels of the path)."
-        )
-
-
-def _times(path: ControlPath, t: Any) -> list[float]:
-    """Times to report, inside the path's span."""
-    ends = path.interval.detach().reshape(-1, 2)
-    first, last = ends[:, 0].min().item(), ends[:, 1].max().item()
-    if t is None:
-        return [first, last]
-    values: list[float] = torch.as_tensor(t, dtype=torch.float64).detach().cpu().tolist()
-    if len(values) < 2 or any(b <= a for a, b in itertools.pairwise(values)):
-        raise TimeGridError(f"t must hold two or more increasing times; got {values[:6]}.")
-    slack = 1e-6 * (last - first)
-    if values[0] < first - slack or values[-1] > last + slack:
-        raise TimeGridError(
-            f"t runs from {values[0]:g} to {values[-1]:g}, the path from {first:g} to {last:g}: stay inside it."
-        )
-    return values
-
-
-def _windows(
-    path: ControlPath, times: list[float], depth: int, window: int, needs_time: bool
-) -> tuple[Plan, tuple[Tensor, ...]]:
-    """One step per window of knots, with its log-signature."""
-    if needs_time and not path.time_channels():
         raise OptionError(
-            "no channel of the path rises with time, and a log-ODE without time cannot see how fast the path is run "
-            "through: build the path from with_time(x, t), or pass needs_time=False."
+            f"the increments route takes no option {next(iter(options))!r}: set substeps=, or route='ode'."
         )
-    if path.knots.ndim == 1:
-        knots = path.knots.detach().tolist()
-    else:
-        knots = path.knots.detach().nan_to_num(nan=-torch.inf).amax(0).tolist()
-        knots = [max(knots[: i + 1]) for i in range(len(knots))]
-    edges = sorted({*range(0, len(knots), window), len(knots) - 1})
-    scale = max(abs(knots[0]), abs(knots[-1]))
-    for s in times:
-        near = [i for i in range(len(knots)) if abs(knots[i] - s) <= 1e-9 * scale]
-        if not near:
-            raise TimeGridError(f"a log-ODE reports at knots of the path; {s:g} is not one of them.")
-        edges = sorted({*edges, near[0]})
-    edges = [i for i in edges if knots[i] <= times[-1] + 1e-9 * scale and knots[i] >= times[0] - 1e-9 * scale]
-    parts = [log_signature(path.values[:, a : b + 1], depth) for a, b in itertools.pairwise(edges)]
-    levels = tuple(torch.stack(level) for level in zip(*parts, strict=True))
-    return Plan.on([knots[i] for i in edges], times), levels
+    if not isinstance(X, ControlPath):
+        raise OptionError(f"the increments route needs a ControlPath; got {type(X).__name__}: use route='ode'.")
+    name = choice("method", "rk4" if method is None else method, STEPS)
+    count = integer("substeps", substeps, at_least=1)
+    _check_field(f, X, z0)
+    steps, starts, sizes = _increments(X)
+
+    def step(k: int, z: Tensor) -> Tensor:
+        dx, a, h = steps[k], starts[k], sizes[k]
+        return walk(name, lambda theta, z: _apply(f(a + theta * h, z), dx), z, count)
+
+    states = march(step, z0, len(steps), adjoint)
+    times, places = _reported(X, t)
+    y = torch.stack([states[i] for i in places], dim=1)
+    return make_solution(times, y, len(steps) * count, on_failure)
+
+
+def log_ode(
+    f: Field,
+    X: ControlPath,
+    z0: Tensor,
+    *,
+    window: int,
+    depth: int = 2,
+    method: str = "rk4",
+    substeps: int = 1,
+    require_time: bool = True,
+    adjoint: str | None = "discrete",
+    on_failure: str = "raise",
+) -> Solution:
+    """Solve ``dz = f(z) dX`` by the log-ODE method: one step over many samples.
+
+    Over a window of knots the path enters through its log-signature L only::
+
+        dz/dθ = Σ_i L^i f_i(z) + Σ_ij L^ij (f_i · ∇) f_j(z) + Σ_ijk L^ijk (f_i · ∇)((f_j · ∇) f_k)(z)
+
+    which for the Lie element L is the same as the sum over brackets of the columns of ``f``.
+
+    Parameters
+    ----------
+    f : callable
+        ``f(t, z)`` of shape (B, H, C), smooth in ``z``; ``t`` is the start of the window.
+    X : ControlPath
+        Path whose knots are joined by straight lines.
+    z0 : Tensor, shape (B, H)
+        Initial states.
+    window : int
+        Knot intervals in a step; the last window may be shorter.
+    depth : int
+        1, 2 or 3: levels of the log-signature.
+    method : str
+        "euler", "heun", "midpoint" or "rk4" within a window.
+    substeps : int
+        Steps within a window.
+    require_time : bool
+        Refuse a path none of whose channels rises as time does.
+    adjoint : str or None
+        "discrete", "direct" or None.
+    on_failure : str
+        "raise", "warn" or "return".
+
+    Returns
+    -------
+    Solution
+        ``y`` of shape (B, windows + 1, H) at the ends of the windows.
+
+    Raises
+    ------
+    scidyn.errors.OptionError
+        If no channel can be time, or options are out of range.
+    scidyn.errors.ShapeError
+        If shapes do not fit.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scidyn.solvers import LinearPath, log_ode, with_time
+    >>> t = torch.linspace(0, 1, 101, dtype=torch.float64)
+    >>> X = LinearPath(with_time(torch.sin(6 * t).view(1, -1, 1), t), t)
+    >>> z = log_ode(lambda t, z: torch.stack([-z, z], -1), X, torch.ones(1, 1, dtype=torch.float64), window=10)
+    >>> z.y.shape
+    torch.Size([1, 11, 1])
+
+    References
+    ----------
+    J. Morrill, C. Salvi, P. Kidger, J. Foster, T. Lyons (2021), Neural rough differential equations for long
+    time series.
+    """
+    _check_state(z0)
+    choice("adjoint", adjoint, ("discrete", "direct", None))
+    choice("depth", depth, (1, 2, 3))
+    choice("method", method, STEPS)
+    width = integer("window", window, at_least=1)
+    count = integer("substeps", substeps, at_least=1)
+    if not isinstance(X, ControlPath):
+        raise OptionError(f"X must be a ControlPath; got {type(X).__name__}.")
+    if require_time and not X.time_channels():
+        raise OptionError(
+            "no channel of X rises in every row, so the path does not carry time: add it by with_time(x, t), "
+            "or pass require_time=False."
+        )
+    _check_field(f, X, z0)
+    steps, starts, _ = _increments(X)
+    edges = [*range(0, len(steps), width), len(steps)]
+    stacked = torch.stack(steps, dim=1)
+    logs = [log_signature(stacked[:, a:b], depth) for a, b in itertools.pairwise(edges)]
+
+    def step(k: int, z: Tensor) -> Tensor:
+        time = starts[edges[k]]
+        return walk(method, lambda _, z: _along(lambda y: f(time, y), z, logs[k]), z, count)
+
+    states = march(step, z0, len(logs), adjoint)
+    times = X.knots[..., edges]
+    return make_solution(times, torch.stack(states, dim=1), len(logs) * count, on_failure)
+
+
+def _along(f: Callable[[Tensor], Tensor], z: Tensor, log: list[Tensor]) -> Tensor:
+    """The vector field of a log-signature at ``z``."""
+    result = _apply(f(z), log[0])
+    if len(log) > 1:
+        result = result + _second(f, z, log[1])
+    if len(log) > 2:
+        for i in range(log[0].shape[-1]):
+            part = log[2][:, i]
+            direction = f(z)[..., i]
+            result = result + torch.func.jvp(lambda y, part=part: _second(f, y, part), (z,), (direction,))[1]
+    return result
+
+
+def _second(f: Callable[[Tensor], Tensor], z: Tensor, weights: Tensor) -> Tensor:
+    """``Σ_ij weights_ij (f_i · ∇) f_j``: one directional derivative for each channel i."""
+    columns = f(z)
+    result = torch.zeros_like(z)
+    for i in range(columns.shape[-1]):
+        change = torch.func.jvp(f, (z,), (columns[..., i],))[1]
+        result = result + _apply(change, weights[:, i])
+    return result
+
+
+def _apply(matrix: Tensor, dx: Tensor) -> Tensor:
+    """``f dX`` for each row."""
+    return torch.bmm(matrix, dx.unsqueeze(-1)).squeeze(-1)
+
+
+def _check_state(z0: Any) -> None:
+    """Refuse states that are not rows."""
+    if not isinstance(z0, Tensor) or z0.ndim != 2:
+        found = tuple(z0.shape) if isinstance(z0, Tensor) else type(z0).__name__
+        raise ShapeError(f"z0 must be a tensor of shape (batch, hidden); got {found}.")
+    floating("z0", z0)
+
+
+def _check_field(f: Field, X: ControlPath, z0: Tensor) -> None:
+    """Evaluate once and compare shapes."""
+    wanted = (*z0.shape, X.channels)
+    if X.values.shape[0] != z0.shape[0]:
+        raise ShapeError(f"z0 has {z0.shape[0]} rows, the path has {X.values.shape[0]}.")
+    if X.values.dtype != z0.dtype:
+        raise ShapeError(f"z0 has dtype {z0.dtype}, the path has {X.values.dtype}: convert one of them.")
+    with torch.no_grad():
+        value = f(_starts(X)[..., 0].to(z0.dtype), z0.detach())
+    if not isinstance(value, Tensor) or value.shape != wanted:
+        found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ShapeError(f"f must return shape {wanted}, (batch, hidden, channels of X); it returned {found}.")
+
+
+def _starts(X: ControlPath) -> Tensor:
+    """Knots with padding replaced by the row's last time."""
+    knots = X.knots
+    return knots if knots.ndim == 1 else knots.nan_to_num(nan=-torch.inf).cummax(dim=1).values
+
+
+def _increments(X: ControlPath) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Increments (B, C), start times and lengths of every knot interval; rows that ended stand still."""
+    knots, values = _starts(X), X.values
+    moves = values.diff(dim=1)
+    if knots.ndim == 2:
+        moves = torch.where((knots.diff(dim=1) > 0).unsqueeze(-1), moves, torch.zeros_like(moves))
+    times = knots.to(values.dtype)
+    return list(moves.unbind(1)), list(times[..., :-1].unbind(-1)), list(times.diff(dim=-1).unbind(-1))
+
+
+def _reported(X: ControlPath, t: Any) -> tuple[Tensor, list[int]]:
+    """Times to report and their places among the knots."""
+    knots = X.knots
+    if t is None:
+        return knots, list(range(knots.shape[-1]))
+    if knots.ndim == 2:
+        raise OptionError("rows with knots of their own are reported at all knots: leave t out, or use route='ode'.")
+    times = torch.as_tensor(t, dtype=knots.dtype, device=knots.device)
+    places = (times.unsqueeze(-1) - knots).abs().argmin(-1)
+    gap = (knots[places] - times).abs()
+    if bool((gap > 1e-6 * (knots[-1] - knots[0])).any()):
+        late = times[gap.argmax()].item()
+        raise TimeGridError(f"t={late:g} is not a knot of the path, where the increments route stops: use route='ode'.")
+    return times, places.tolist()
+
+
+def _by_ode(
+    f: Field,
+    X: Any,
+    z0: Tensor,
+    t: Any,
+    method: str | None,
+    adjoint: str | None,
+    on_failure: str,
+    options: dict[str, Any],
+) -> Solution:
+    """Hand ``dz/dt = f(t, z) dX/dt`` to the solver of ordinary equations."""
+    from scidyn.solvers.ode import solve_ode
+
+    if not callable(getattr(X, "derivative", None)):
+        raise OptionError(f"X must have a method derivative(t); got {type(X).__name__}.")
+    if isinstance(X, ControlPath):
+        _check_field(f, X, z0)
+    if t is None:
+        ends = X.interval
+        t = ends if ends.ndim == 1 else torch.stack([ends[:, 0].amin(), ends[:, 1].amax()])
+
+    def rate(time: Tensor, z: Tensor) -> Tensor:
+        return _apply(f(time, z), X.derivative(time).to(z.dtype))
+
+    chosen: dict[str, Any] = {} if method is None else {"method": method}
+    return solve_ode(rate, z0, t, adjoint=adjoint, on_failure=on_failure, **chosen, **options)

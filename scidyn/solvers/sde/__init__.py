@@ -1,8 +1,9 @@
-"""Stochastic differential equations: methods, gradients, adaptive steps, Langevin dynamics."""
+"""Stochastic differential equations: solver, methods, gradients, Langevin dynamics."""
 
 from __future__ import annotations
 
-from scidyn.solvers.sde.langevin import solve_langevin
-from scidyn.solvers.sde.solve import SDESolution, solve_sde
+from scidyn.solvers.sde.langevin import LangevinSolution, solve_langevin
+from scidyn.solvers.sde.solution import SDESolution
+from scidyn.solvers.sde.solve import solve_sde
 
-__all__ = ["SDESolution", "solve_langevin", "solve_sde"]
+__all__ = ["LangevinSolution", "SDESolution", "solve_langevin", "solve_sde"]

@@ -1,115 +1,137 @@
-"""Choosing the steps from estimates of the local error, on a path that rejection cannot bias."""
+"""Choose steps by an error estimate along one Brownian path that is a function of time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import itertools
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from scidyn.solvers.brownian.tree import BrownianTree
-from scidyn.solvers.sde.methods.method import Carry, Method
-from scidyn.solvers.sde.plan import Plan
+from scidyn.solvers.brownian.noise import Noise, join
+from scidyn.solvers.sde.engine import Tick
+from scidyn.solvers.sde.methods.stepper import Carry, SDEMethod
 from scidyn.solvers.sde.terms import Terms
+from scidyn.solvers.status import Status
 
-__all__ = ["Control", "Found", "choose_steps"]
+__all__ = ["AdaptiveResult", "TreeOnGrid", "solve_adaptive"]
 
-SAFETY, SHRINK, GROW = 0.9, 0.2, 5.0
+SAFETY, LARGEST, SMALLEST = 0.9, 5.0, 0.2
 PROPORTIONAL, INTEGRAL = 0.1, 0.3
 
 
-class Control(NamedTuple):
-    """Tolerances and bounds of the step."""
+class TreeOnGrid:
+    """A tree seen on the steps that were accepted."""
 
-    rtol: float
-    atol: float
-    dt0: float
-    dt_min: float
-    max_steps: int
+    def __init__(self, tree: Any, grid: list[float]) -> None:
+        self.tree, self.grid = tree, grid
+
+    def block(self, start: int, stop: int) -> Noise:
+        """Noise of a range of steps."""
+        steps = [self.tree.increment(*pair) for pair in itertools.pairwise(self.grid[start : stop + 1])]
+        return Noise.of(None if p[0] is None else torch.stack(p) for p in zip(*steps, strict=True))
 
 
-class Found(NamedTuple):
-    """The grid that the controller chose, and how far it came."""
+class AdaptiveResult(NamedTuple):
+    """Grid of accepted steps, reported states, and how each row fared."""
 
-    nodes: list[float]
+    grid: list[float]
+    y: Tensor
     rejected: int
-    host_reads: int
-    too_small: bool
-    exhausted: bool
+    reads: int
+    code: Tensor
+    reached: Tensor
+
+
+def solve_adaptive(
+    terms: Terms,
+    method: SDEMethod,
+    tree: Any,
+    y: Tensor,
+    times: list[float],
+    nodes: list[float],
+    tolerance: tuple[float, float],
+    sizes: tuple[float, float],
+    max_steps: int,
+    tick: Tick,
+) -> AdaptiveResult:
+    """March from node to node with one step for all rows; one value is read per attempt.
+
+    ``sizes`` holds the first and the smallest step. A method without an estimate is compared
+    with two of its steps of half the length. A row whose error is too large at the smallest
+    step is given up, and the others go on.
+    """
+    h, smallest = sizes
+    order = method.about.strong + 0.5
+    grid, kept = [times[0]], {0: y}
+    place = {t: i for i, t in enumerate(times)}
+    active = torch.ones(y.shape[0], dtype=torch.bool, device=y.device)
+    code = torch.full((y.shape[0],), int(Status.SUCCESS), device=y.device)
+    reached = torch.full((y.shape[0],), times[-1], dtype=torch.float64, device=y.device)
+    before, rejected, attempts, lost = 1.0, 0, 0, False
+    t = times[0]
+    carry = method.begin(terms, _stamp(t, y), y)
+    for node in nodes[1:]:
+        while t < node and attempts < max_steps:
+            attempts += 1
+            last = t + h * (1 + 1e-9) >= node
+            end = node if last else t + h
+            y1, next_carry, error, inner = _attempt(terms, method, tree, t, end, y, carry)
+            scale = tolerance[1] + tolerance[0] * torch.maximum(y.abs(), y1.abs())
+            ratio = (error / scale).flatten(1).square().mean(1).sqrt()
+            ratio = torch.where(torch.isfinite(ratio) & torch.isfinite(y1).flatten(1).all(1), ratio, torch.inf)
+            worst = float(torch.where(active, ratio, 0.0).amax()) if lost else float(ratio.amax())
+            step = end - t
+            if worst > 1.0 and step > smallest * (1 + 1e-9):
+                rejected += 1
+                h = max(smallest, step * min(SAFETY, max(SMALLEST, SAFETY * worst ** (-1.0 / order))))
+                continue
+            if worst > 1.0:
+                lost = True
+                failed = active & (ratio > 1.0)
+                code = torch.where(failed, int(Status.STEP_UNDERFLOW), code)
+                reached = torch.where(failed, t, reached)
+                active = active & ~failed
+                y1 = torch.where(active.view(-1, *([1] * (y.ndim - 1))), y1, torch.nan)
+                worst = 1.0
+            used = max(worst, 1e-4)
+            factor = SAFETY * used ** (-(PROPORTIONAL + INTEGRAL) / order) * before ** (PROPORTIONAL / order)
+            before = used
+            proposed = step * min(LARGEST, max(SMALLEST, factor))
+            h = max(h, proposed) if last and step < 0.5 * h else max(smallest, proposed)
+            grid.extend(inner)
+            t, y, carry = end, y1, next_carry
+        if t < node:
+            rest = active
+            code = torch.where(rest, int(Status.MAX_STEPS), code)
+            reached = torch.where(rest, t, reached)
+            break
+        if node in place:
+            kept[place[node]] = y
+            if tick is not None:
+                tick((node - times[0]) / (times[-1] - times[0]))
+    missing = torch.full_like(y, torch.nan)
+    states = torch.stack([kept.get(i, missing) for i in range(len(times))], dim=1)
+    return AdaptiveResult(grid, states, rejected, attempts, code, reached)
+
+
+def _stamp(t: float, like: Tensor) -> Tensor:
+    """A scalar time in the state's dtype."""
+    return torch.full((), t, dtype=like.real.dtype, device=like.device)
 
 
 def _attempt(
-    method: Method, terms: Terms, tree: BrownianTree, t: float, h: float, y: Tensor, jumps: frozenset[float]
-) -> tuple[Tensor, Tensor]:
-    """One step and its error estimate: embedded, or from two half steps."""
-    if method.embedded:
-        y1, error = _one(method, terms, tree, t, t + h, y, jumps)
-        return y1, y1 - y1 if error is None else error
-    middle = t + 0.5 * h
-    whole, _ = _one(method, terms, tree, t, t + h, y, jumps)
-    half, _ = _one(method, terms, tree, t, middle, y, jumps)
-    fine, _ = _one(method, terms, tree, middle, t + h, half, jumps)
-    return whole, fine - whole
-
-
-def _one(
-    method: Method, terms: Terms, tree: BrownianTree, s: float, t: float, y: Tensor, jumps: frozenset[float]
-) -> tuple[Tensor, Tensor | None]:
-    """One step of the method from ``s`` to ``t``."""
-    plan = Plan([s, t], [1], frozenset({1}) if t in jumps else frozenset())
-    noise = tree.increment(s, t)
-    block = noise.map(lambda x: x.unsqueeze(0))
-    derived = tuple(x[0] for x in method.derive(block, plan.sizes(0, 1, block.W)))
-    times = plan.stage_times(0, 1, method.nodes, y)[0]
-    carry: Carry = method.begin(terms, torch.full((), s, dtype=y.real.dtype, device=y.device), y)
-    y1, _, error = method.step(terms, times, t - s, y, derived, carry)
-    return y1, error
-
-
-@torch.no_grad()
-def choose_steps(
-    method: Method,
-    terms: Terms,
-    tree: BrownianTree,
-    y: Tensor,
-    stops: Sequence[float],
-    jumps: Sequence[float],
-    control: Control,
-) -> Found:
-    """Find a grid whose local errors stay within tolerance for every sample; lands on every stop.
-
-    One value is read by the host for each attempt.
-    """
-    kinks = frozenset(jumps)
-    order = method.strong + 0.5
-    t, h, previous = stops[0], min(control.dt0, stops[-1] - stops[0]), 1.0
-    nodes, rejected, attempts, target = [t], 0, 0, 1
-    while target < len(stops):
-        if attempts >= control.max_steps:
-            return Found(nodes, rejected, attempts, False, True)
-        attempts += 1
-        last = t + h >= stops[target] - 1e-9 * (stops[target] - t)
-        size = stops[target] - t if last else h
-        y1, error = _attempt(method, terms, tree, t, size, y, kinks)
-        scale = control.atol + control.rtol * torch.maximum(y.abs(), y1.abs())
-        ratio = (error / scale).abs().square().flatten(1).mean(1).sqrt().amax().item()
-        if not ratio < float("inf"):
-            factor, accept = SHRINK, False
-        else:
-            safe = max(ratio, 1e-10)
-            factor = SAFETY * safe ** (-(PROPORTIONAL + INTEGRAL) / order) * previous ** (PROPORTIONAL / order)
-            accept = ratio <= 1.0
-            factor = min(GROW, max(1.0, factor)) if accept else max(SHRINK, min(SAFETY, factor))
-        if accept:
-            t = stops[target] if last else t + size
-            nodes.append(t)
-            y, previous = y1, max(ratio, 1e-4)
-            target += last
-            h = size * factor if not last or factor < 1.0 else max(h, size * factor)
-        else:
-            rejected += 1
-            if size <= control.dt_min:
-                return Found(nodes, rejected, attempts, True, False)
-            h = max(size * factor, control.dt_min)
-    return Found(nodes, rejected, attempts, False, False)
+    terms: Terms, method: SDEMethod, tree: Any, t: float, end: float, y: Tensor, carry: Carry
+) -> tuple[Tensor, Carry, Tensor, list[float]]:
+    """One step and its error: the method's own estimate, or the gap to two steps of half the length."""
+    stamp, h = _stamp(t, y), end - t
+    if method.about.estimate:
+        y1, after, err = method.step(terms, stamp, h, y, carry, tree.increment(t, end))
+        return y1, after, torch.zeros_like(y) if err is None else err, [end]
+    middle = 0.5 * (t + end)
+    a, b = middle - t, end - middle
+    first, second = tree.increment(t, middle), tree.increment(middle, end)
+    coarse = method.step(terms, stamp, h, y, carry, join(first, second, a, b)).y
+    halfway = method.step(terms, stamp, a, y, carry, first)
+    fine = method.step(terms, _stamp(middle, y), b, halfway.y, halfway.carry, second)
+    return fine.y, fine.carry, fine.y - coarse, [middle, end]

@@ -1,40 +1,46 @@
-"""What ``solve_sde`` accepts, checked before the first step."""
+"""What ``solve_sde`` accepts: every argument is checked here, before the first step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from scidyn._check.tensors import finite, floating, increasing
-from scidyn._check.values import choice, did_you_mean
+from scidyn._check.values import choice
 from scidyn.errors import OptionError, ShapeError
-from scidyn.solvers.sde.methods import METHODS, Method
+from scidyn.solvers.sde.methods import SDE_METHODS, SDEMethod
 from scidyn.solvers.sde.terms import Terms
 
-__all__ = ["CALCULUS", "NOISE", "check_declaration", "check_state", "check_times", "make_terms", "select_method"]
+__all__ = [
+    "Equation",
+    "check_dependence",
+    "check_method",
+    "check_start",
+    "check_terms",
+    "check_times",
+    "make_terms",
+]
 
 NOISE = ("diagonal", "additive", "scalar", "general")
 CALCULUS = ("ito", "stratonovich")
-OWN_ENTRY = ("milstein", "milstein_free", "sriw1", "weak2")
-DEFAULT = {
-    ("ito", "diagonal"): "sriw1",
-    ("ito", "additive"): "sra1",
-    ("ito", "scalar"): "sriw1",
-    ("ito", "general"): "euler_maruyama",
-    ("stratonovich", "diagonal"): "midpoint",
-    ("stratonovich", "additive"): "sra1",
-    ("stratonovich", "scalar"): "midpoint",
-    ("stratonovich", "general"): "midpoint",
-}
+SIMPLE = {"ito": "'euler'", "stratonovich": "'heun' or 'midpoint'"}
+INSTEAD = {"ito": "'euler', 'milstein' or 'sriw1'", "stratonovich": "'heun', 'midpoint' or 'reversible_heun'"}
 
 
-def check_state(y0: Any) -> Tensor:
-    """Return ``y0`` if it is a finite floating tensor (batch, *state)."""
+class Equation(NamedTuple):
+    """Terms, the prior's drift if there is one, and who owns parameters."""
+
+    terms: Terms
+    owners: tuple[Any, ...]
+    prior: Any
+
+
+def check_start(y0: Any) -> Tensor:
+    """Refuse initial states that no step could use."""
     if not isinstance(y0, Tensor):
-        raise ShapeError(f"y0 must be a tensor of shape (batch, *state); got {type(y0).__name__}.")
+        raise ShapeError(f"y0 must be a tensor of shape (batch, *state); got {type(y0).__name__}: use torch.as_tensor.")
     floating("y0", y0)
     if y0.ndim < 2 or y0.numel() == 0:
         raise ShapeError(f"y0 must have shape (batch, *state) with at least one entry; got {tuple(y0.shape)}.")
@@ -42,120 +48,126 @@ def check_state(y0: Any) -> Tensor:
     return y0
 
 
-def check_times(t: Any) -> list[float]:
-    """Return two or more strictly increasing times as floats."""
-    times = torch.as_tensor(t, device="cpu" if not isinstance(t, Tensor) else t.device).to(torch.float64)
+def check_times(t: Any) -> Tensor:
+    """Bring the times to report to double precision on the host."""
+    try:
+        times = torch.as_tensor(t, dtype=torch.float64, device="cpu").detach()
+    except (TypeError, ValueError, RuntimeError) as problem:
+        raise ShapeError(f"t must be a tensor or a sequence of numbers; got {type(t).__name__}: {problem}") from None
     if times.ndim != 1 or len(times) < 2:
-        raise ShapeError(f"t must have shape (T,) with T >= 2, the first being the start; got {tuple(times.shape)}.")
-    values: list[float] = increasing("t", times.detach().cpu()).tolist()
-    return values
+        raise ShapeError(f"t must have shape (time,) with at least two times; got {tuple(times.shape)}.")
+    return increasing("t", times)
 
 
-def select_method(name: str | None, calculus: str, noise: str) -> Method:
-    """Find the method, or say which ones fit the problem."""
-    choice("calculus", calculus, CALCULUS)
-    choice("noise", noise, NOISE)
-    name = DEFAULT[calculus, noise] if name is None else name
-    other = CALCULUS[1 - CALCULUS.index(calculus)]
-    known = sorted({*METHODS["ito"], *METHODS["stratonovich"]})
-    if name not in known:
-        raise OptionError(f"method must be one of {', '.join(known)}; got {name!r}.{did_you_mean(name, known)}")
-    fitting = [m for m in METHODS[calculus] if noise in METHODS[calculus][m].noises]
-    if name not in METHODS[calculus]:
-        if noise == "additive":  # both calculi agree
-            return METHODS[other][name]
-        raise OptionError(
-            f"method {name!r} converges to the {other} solution, the problem is declared {calculus}: "
-            f"use one of {', '.join(fitting)}, or convert the drift."
-        )
-    method = METHODS[calculus][name]
-    if noise not in method.noises:
-        raise OptionError(
-            f"method {name!r} is for {' or '.join(method.noises)} noise, the problem is declared {noise}: "
-            f"use one of {', '.join(fitting)}."
-        )
-    if name == "euler_maruyama" and calculus == "stratonovich" and noise != "additive":
-        raise OptionError(
-            "method 'euler_maruyama' converges to the ito solution, the problem is declared stratonovich: "
-            f"use one of {', '.join(m for m in fitting if m != name)}, or convert the drift."
-        )
-    return method
-
-
-def make_terms(
-    drift: Callable[..., Tensor], diffusion: Callable[..., Tensor], args: Any, t0: float, y0: Tensor, noise: str
-) -> tuple[Terms, tuple[int, ...]]:
-    """Call both functions once, check what they return, and give the terms and the shape of dW."""
-    for name, given in (("drift", drift), ("diffusion", diffusion)):
-        if not callable(given):
-            raise OptionError(f"{name} must be a callable {name}(t, y); got {type(given).__name__}.")
-    terms = Terms(drift, diffusion, args, False)
-    t = torch.full((), t0, dtype=y0.real.dtype, device=y0.device)
-    with torch.no_grad():
-        f, g = terms.f(t, y0.detach()), terms.g(t, y0.detach())
-    for name, x in (("drift", f), ("diffusion", g)):
-        if not isinstance(x, Tensor):
-            raise ShapeError(f"{name} returned a {type(x).__name__}; a tensor is needed.")
-        if x.dtype != y0.dtype or x.device != y0.device:
-            raise ShapeError(
-                f"{name} returned {x.dtype} on {x.device}, the state is {y0.dtype} on {y0.device}: use one for both."
+def make_terms(drift: Any, diffusion: Any, args: Any, noise: str | None, calculus: str | None, prior: Any) -> Equation:
+    """Take two callables, or one object with methods ``f``, ``g`` and, for the prior, ``h``."""
+    owners: tuple[Any, ...] = (drift, diffusion)
+    if diffusion is None:
+        model = drift
+        if not (hasattr(model, "f") and hasattr(model, "g")):
+            raise OptionError(
+                f"pass drift and diffusion as two callables, or one object with methods f and g and diffusion=None; "
+                f"got {type(model).__name__} alone."
             )
-    if f.shape != y0.shape:
-        raise ShapeError(f"drift returned shape {tuple(f.shape)}, the state has {tuple(y0.shape)}.")
-    same = g.shape == y0.shape
-    matrix = y0.ndim == 2 and g.ndim == 3 and g.shape[:2] == y0.shape
-    if noise == "diagonal" and not same:
-        raise ShapeError(
-            f"diffusion returned shape {tuple(g.shape)}; diagonal noise needs that of the state, {tuple(y0.shape)}."
-        )
-    if noise == "general" and not matrix:
-        raise ShapeError(
-            f"diffusion returned shape {tuple(g.shape)}; general noise needs (batch, D, m) for a state (batch, D), "
-            f"here ({y0.shape[0]}, {y0.shape[1]}, m)."
-        )
-    if noise in ("scalar", "additive") and not (same or matrix):
-        raise ShapeError(
-            f"diffusion returned shape {tuple(g.shape)}; {noise} noise needs {tuple(y0.shape)} "
-            "or (batch, D, m) for a state (batch, D)."
-        )
-    if noise == "scalar" and matrix and g.shape[-1] != 1:
-        raise ShapeError(f"scalar noise has one channel; diffusion returned {g.shape[-1]} of them.")
-    terms.matrix = matrix
-    if matrix:
-        return terms, (y0.shape[0], g.shape[-1])
-    return terms, (y0.shape[0], *([1] * (y0.ndim - 1))) if noise == "scalar" else tuple(y0.shape)
+        noise = getattr(model, "noise_type", None) if noise is None else noise
+        calculus = getattr(model, "sde_type", None) if calculus is None else calculus
+        if prior is True:
+            prior = getattr(model, "h", None)
+            if prior is None:
+                raise OptionError("prior_drift=True takes the method h of the object, which has none.")
+        drift, diffusion, owners = model.f, model.g, (model,)
+    for name, value in (("drift", drift), ("diffusion", diffusion)):
+        if not callable(value):
+            raise OptionError(f"{name} must be a callable {name}(t, y); got {type(value).__name__}.")
+    if prior is not None and not callable(prior):
+        raise OptionError(f"prior_drift must be a callable of (t, y); got {prior!r}.")
+    kind = choice("noise", "diagonal" if noise is None else noise, NOISE)
+    meaning = choice("calculus", "ito" if calculus is None else calculus, CALCULUS)
+    return Equation(Terms(drift, diffusion, args, kind, meaning), owners, prior)
 
 
-@torch.no_grad()
-def check_declaration(terms: Terms, noise: str, t0: float, y0: Tensor, method: Method) -> None:
-    """Refuse a diffusion that depends on the state in a way that the declared noise rules out."""
-    if noise not in ("additive", "diagonal"):
+def check_terms(terms: Terms, t: Tensor, y: Tensor) -> Terms:
+    """Evaluate once at the start, learn the shape of the noise and refuse what no step could use."""
+    f, g = terms.f(t, y), terms.g(t, y)
+    for name, value in (("drift", f), ("diffusion", g)):
+        if not isinstance(value, Tensor) or value.dtype != y.dtype or value.device != y.device:
+            found = f"{value.dtype} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
+            raise ShapeError(f"{name} returned {found}; a tensor of {y.dtype} on {y.device} is needed.")
+    if f.shape != y.shape:
+        raise ShapeError(f"drift returned shape {tuple(f.shape)}; the state has shape {tuple(y.shape)}.")
+    terms.matrix = _is_matrix(terms.noise, g, y)
+    terms.channels = tuple(g.shape[2:]) if terms.matrix else tuple(y.shape[1:])
+    return terms
+
+
+def _is_matrix(noise: str, g: Tensor, y: Tensor) -> bool:
+    """Whether ``g`` is (B, D, m) rather than elementwise."""
+    elementwise = g.shape == y.shape
+    matrix = y.ndim == 2 and g.ndim == 3 and g.shape[:2] == y.shape
+    wanted = {
+        "diagonal": elementwise,
+        "additive": elementwise or matrix,
+        "scalar": matrix and g.shape[-1] == 1,
+        "general": matrix,
+    }
+    if not wanted[noise]:
+        shape = {"diagonal": tuple(y.shape), "scalar": (*y.shape[:2], 1)}.get(noise, (*y.shape[:2], "m"))
+        raise ShapeError(
+            f"{noise} noise needs diffusion of shape {shape}; it returned {tuple(g.shape)} for a state of "
+            f"{tuple(y.shape)}: correct the diffusion or the declared noise."
+        )
+    return matrix and not elementwise
+
+
+def check_dependence(terms: Terms, method: SDEMethod, t: Tensor, y: Tensor) -> None:
+    """Move the state and see whether the diffusion answers as the declared noise and the method allow."""
+    scale = 1e-2 * (1.0 + y.abs())
+    if terms.noise == "additive":
+        if bool((terms.g(t, y + scale) != terms.g(t, y)).any()):
+            raise OptionError(
+                "the noise is declared additive, but the diffusion changes with the state: "
+                "declare noise='diagonal', 'scalar' or 'general'."
+            )
         return
-    t = torch.full((), t0, dtype=y0.real.dtype, device=y0.device)
-    y = y0.detach()
+    if terms.noise != "diagonal" or not method.about.componentwise or y[0].numel() < 2:
+        return
     g = terms.g(t, y)
-    shift = 0.1 + 0.1 * y.abs()
-    if noise == "additive":
-        if not _alike(terms.g(t, y + shift), g):
+    flat = torch.arange(y[0].numel(), device=y.device).reshape(y.shape[1:])
+    for mask in (flat % 2 == 0, flat % 2 == 1):
+        change = (terms.g(t, torch.where(mask, y + scale, y)) - g).abs()
+        if bool((~mask & (change > 1e-4 * (1e-12 + g.abs()))).any()):
             raise OptionError(
-                "diffusion changes with the state, so the noise is not additive: declare noise='diagonal', "
-                "'scalar' or 'general'."
-            )
-        return
-    if method.name not in OWN_ENTRY:
-        return
-    even = torch.arange(y[0].numel(), device=y.device).reshape(y.shape[1:]) % 2 == 0
-    if not bool(even.all()):
-        moved = (terms.g(t, torch.where(even, y + shift, y)), terms.g(t, torch.where(even, y, y + shift)))
-        if not (_alike(moved[0][:, ~even], g[:, ~even]) and _alike(moved[1][:, even], g[:, even])):
-            raise OptionError(
-                f"method {method.name!r} is for diagonal noise in the strict sense, entry i of diffusion a function of "
-                "entry i of the state, but it depends on other entries: use method='euler_maruyama' (Itô) or "
-                "'midpoint' (Stratonovich)."
+                f"method {method.about.name!r} needs each component of a diagonal diffusion to depend on its own "
+                f"component of the state alone, and here one depends on another: use {SIMPLE[terms.calculus]}."
             )
 
 
-def _alike(a: Tensor, b: Tensor) -> bool:
-    """Equal up to rounding; NaN equals NaN."""
-    eps = torch.finfo(a.dtype).eps
-    return torch.allclose(a, b, rtol=100 * eps, atol=100 * eps, equal_nan=True)
+def check_method(method: str | None, terms: Terms) -> SDEMethod:
+    """Look the method up and see that it converges to this equation's solution."""
+    if method is None:
+        fallback = {"ito": "euler", "stratonovich": "heun"}[terms.calculus]
+        method = "shark" if terms.noise == "additive" else fallback
+    found = SDE_METHODS[choice("method", method, SDE_METHODS)]
+    about = found.about
+    if terms.noise not in about.noise:
+        raise OptionError(
+            f"method {about.name!r} holds for {', '.join(sorted(about.noise))} noise; the noise is {terms.noise}: "
+            f"use {INSTEAD[terms.calculus] if terms.noise != 'general' else _general(terms.calculus)}."
+        )
+    if terms.noise != "additive" and terms.calculus not in about.calculus:
+        other = next(iter(about.calculus))
+        raise OptionError(
+            f"method {about.name!r} converges to the {_spelled(other)} solution; the equation is declared "
+            f"{_spelled(terms.calculus)}: use {INSTEAD[terms.calculus]}, or convert the drift."
+        )
+    return found
+
+
+def _general(calculus: str) -> str:
+    """Methods for general noise."""
+    return "'euler', 'milstein' or 'platen'" if calculus == "ito" else "'heun' or 'midpoint'"
+
+
+def _spelled(calculus: str) -> str:
+    """Name of a calculus in prose."""
+    return {"ito": "Itô", "stratonovich": "Stratonovich"}[calculus]

@@ -1,20 +1,22 @@
-"""Finding the tensors that drift and diffusion depend on, closures included."""
+"""Find the tensors that drift and diffusion depend on and that need gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
-__all__ = ["dependencies"]
+from scidyn.errors import OptionError
+
+__all__ = ["Leaves", "needed", "refuse_second_order"]
 
 
-class _Watch(TorchFunctionMode):
-    """Record tensors that need a gradient and enter an operation without having been made inside."""
+class _Recorder(TorchFunctionMode):
+    """Keep every tensor with ``requires_grad`` that enters an operation and was not made inside."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,37 +26,75 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        for x in tree_leaves((args, kwargs or {})):
+        """Look at the arguments, call, and remember what came out."""
+        kwargs = kwargs or {}
+        for x in torch.utils._pytree.tree_leaves((args, kwargs)):
             if isinstance(x, Tensor) and x.requires_grad and id(x) not in self.made:
                 self.found[id(x)] = x
-        result = func(*args, **(kwargs or {}))
-        for x in tree_leaves(result):
+        result = func(*args, **kwargs)
+        for x in torch.utils._pytree.tree_leaves(result):
             if isinstance(x, Tensor) and id(x) not in self.found:
                 self.made[id(x)] = x
         return result
 
 
-def _modules(functions: Iterable[Any]) -> Iterable[nn.Module]:
-    """Modules among the functions, the objects they are methods of, and their closures."""
-    for f in functions:
-        for candidate in (f, getattr(f, "__self__", None), *(_cells(f))):
-            if isinstance(candidate, nn.Module):
-                yield candidate
+def needed(call: Callable[[], Any], owners: Sequence[Any], given: Sequence[Tensor] | None) -> list[Tensor]:
+    """Tensors to differentiate: those given, or the owners' parameters and what ``call`` touches."""
+    if given is not None:
+        return [p for p in given if p.requires_grad]
+    found: dict[int, Tensor] = {}
+    for owner in owners:
+        module = getattr(owner, "__self__", owner)
+        if isinstance(module, nn.Module):
+            found.update((id(p), p) for p in module.parameters() if p.requires_grad)
+    with torch.enable_grad(), _Recorder() as recorder:
+        call()
+    found.update(recorder.found)
+    return list(found.values())
 
 
-def _cells(f: Any) -> Iterable[Any]:
-    """What a closure holds; empty cells are passed over."""
-    for cell in getattr(f, "__closure__", None) or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # a name that is not bound yet
-            continue
+class _Swap(TorchFunctionMode):
+    """Put other tensors in the place of some, wherever they enter an operation."""
+
+    def __init__(self, instead: dict[int, Tensor]) -> None:
+        super().__init__()
+        self.instead = instead
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Swap the arguments and call."""
+
+        def swap(x: Any) -> Any:
+            return self.instead.get(id(x), x) if isinstance(x, Tensor) else x
+
+        args, kwargs = torch.utils._pytree.tree_map(swap, (tuple(args), kwargs or {}))
+        return func(*args, **kwargs)
 
 
-def dependencies(calls: Iterable[Callable[[], Any]], functions: Iterable[Any]) -> list[Tensor]:
-    """Tensors that need a gradient and on which the results of ``calls`` depend."""
-    found = {id(p): p for module in _modules(functions) for p in module.parameters() if p.requires_grad}
-    with torch.enable_grad(), _Watch() as watch:
-        for call in calls:
-            call()
-    return list({**found, **watch.found}.values())
+class Leaves:
+    """The tensors of a solve as leaves of the graphs that the backward sweep makes.
+
+    A tensor that was itself computed (the output of an encoder, say) is replaced by a copy cut
+    off from its history while a step is rerun, so that its history is walked once, by autograd,
+    after the sweep.
+    """
+
+    def __init__(self, ids: Sequence[int], tensors: Sequence[Tensor]) -> None:
+        self.tensors = [x if x.is_leaf else x.detach().requires_grad_() for x in tensors]
+        pairs = zip(ids, self.tensors, tensors, strict=True)
+        self.instead = {key: leaf for key, leaf, x in pairs if leaf is not x}
+
+    @contextlib.contextmanager
+    def recording(self) -> Any:
+        """Record a graph that ends at the leaves."""
+        with torch.enable_grad(), _Swap(self.instead) if self.instead else contextlib.nullcontext():
+            yield
+
+
+def refuse_second_order(adjoint: str) -> None:
+    """Say that a gradient of the gradient needs the graph of all steps."""
+    if torch.is_grad_enabled():
+        raise OptionError(
+            f"adjoint={adjoint!r} gives first derivatives; for create_graph=True solve with adjoint='direct'."
+        )

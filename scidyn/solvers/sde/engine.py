@@ -1,69 +1,143 @@
-"""Stepping over a plan: the loop that forward solves and gradients share."""
+"""Take the steps of a plan: plainly, or for gradients by recomputing short segments."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from scidyn.solvers.brownian.noise import Noise, gather
-from scidyn.solvers.brownian.tree import BrownianTree
-from scidyn.solvers.sde.methods.method import Carry, Method, given
+from scidyn.solvers.sde.capture import Leaves, refuse_second_order
+from scidyn.solvers.sde.methods.stepper import Carry, SDEMethod
 from scidyn.solvers.sde.plan import Plan
 from scidyn.solvers.sde.terms import Terms
 
-__all__ = ["BLOCK", "Run", "Source", "TreeSteps", "advance"]
+__all__ = ["advance", "solve_direct", "solve_discrete"]
 
-BLOCK = 64
-
-
-class Source(Protocol):
-    """Noise by step number."""
-
-    def block(self, start: int, stop: int) -> Noise:
-        """Noise of the steps ``start … stop - 1``, stacked."""
+SHARE, LONGEST = 16, 16
+Tick = Callable[[float], None] | None
 
 
-class TreeSteps:
-    """A tree, or any object with ``increment(s, t)``, asked for the steps of a plan."""
-
-    def __init__(self, tree: BrownianTree, plan: Plan) -> None:
-        self.tree, self.nodes = tree, plan.nodes
-
-    def block(self, start: int, stop: int) -> Noise:
-        """Noise of the steps ``start … stop - 1``, stacked."""
-        steps = [self.tree.increment(self.nodes[n], self.nodes[n + 1]) for n in range(start, stop)]
-        return gather(steps, torch.stack)
-
-
-class Run:
-    """What does not change during a solve."""
-
-    def __init__(self, method: Method, terms: Terms, plan: Plan, source: Source) -> None:
-        self.method, self.terms, self.plan, self.source = method, terms, plan, source
-        self.step = method.step
-        self.block: int = getattr(source, "chunk", BLOCK)
-
-    def noise(self, start: int, stop: int) -> list[tuple[Tensor, ...]]:
-        """What the method needs of the noise, step by step."""
-        noise = self.source.block(start, stop)
-        if self.method.derive is given:
-            return list(zip(*(x.unbind(0) for x in noise if x is not None), strict=True))
-        derived = self.method.derive(noise, self.plan.sizes(start, stop, noise.W))
-        return list(zip(*(x.unbind(0) for x in derived), strict=True))
+def advance(
+    terms: Terms, method: SDEMethod, plan: Plan, span: tuple[int, int], y: Tensor, carry: Carry, tick: Tick = None
+) -> tuple[Tensor, Carry, dict[int, Tensor]]:
+    """Take the steps ``start … stop - 1``; give the end and the states to report by place."""
+    start, stop = span
+    kept: dict[int, Tensor] = {}
+    step, starts, sizes, report = method.step, plan.starts, plan.sizes, plan.report
+    for n, noise in enumerate(plan.noises(start, stop), start):
+        y, carry, _ = step(terms, starts[n], sizes[n], y, carry, noise)
+        if n + 1 in report:
+            kept[report[n + 1]] = y
+            if tick is not None:
+                tick((n + 1) / len(sizes))
+    return y, carry, kept
 
 
-def advance(run: Run, y: Tensor, carry: Carry, start: int, stop: int) -> Iterator[tuple[int, Tensor, Carry]]:
-    """Step from node ``start`` to node ``stop``, yielding each node with its state."""
-    step, terms, plan = run.step, run.terms, run.plan
-    while start < stop:
-        end = min(stop, (start // run.block + 1) * run.block)
-        noises = run.noise(start, end)
-        times = plan.stage_times(start, end, run.method.nodes, y)
-        sizes = [plan.size(n) for n in range(start, end)]
-        for n, ts, h, noise in zip(range(start + 1, end + 1), times, sizes, noises, strict=True):
-            y, carry, _ = step(terms, ts, h, y, noise, carry)
-            yield n, y, carry
-        start = end
+def solve_direct(terms: Terms, method: SDEMethod, plan: Plan, y0: Tensor, tick: Tick = None) -> Tensor:
+    """All states to report, (B, T, *state), with autograd's graph of every step if it is recording."""
+    carry = method.begin(terms, plan.starts[0], y0)
+    _, _, kept = advance(terms, method, plan, (0, len(plan.sizes)), y0, carry, tick)
+    return _stack(y0, kept)
+
+
+def _stack(y0: Tensor, kept: dict[int, Tensor]) -> Tensor:
+    """Reported states in order of time."""
+    return torch.stack([y0, *(kept[i] for i in sorted(kept))], dim=1)
+
+
+def solve_discrete(
+    terms: Terms, method: SDEMethod, plan: Plan, y0: Tensor, params: Sequence[Tensor], tick: Tick = None
+) -> Tensor:
+    """As :func:`solve_direct`; the gradient is that of the steps taken, at the memory of a few of them."""
+    result: Tensor = _Discrete.apply(terms, method, plan, tick, y0, *params)
+    return result
+
+
+class _Discrete(torch.autograd.Function):
+    """Keep the state at the start of each segment; sweep the segments backwards, each rerun with a graph."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, terms: Terms, method: SDEMethod, plan: Plan, tick: Tick, y0: Tensor, *params: Tensor
+    ) -> Tensor:
+        """Solve without a graph."""
+        count = len(plan.sizes)
+        length = max(1, min(LONGEST, count // SHARE))
+        y, carry = y0, method.begin(terms, plan.starts[0], y0)
+        bounds = [*range(0, count, length), count]
+        reported: dict[int, Tensor] = {}
+        states: list[Tensor] = []
+        for a, b in itertools.pairwise(bounds):
+            states.extend((y, *carry))
+            y, carry, kept = advance(terms, method, plan, (a, b), y, carry, tick)
+            reported.update(kept)
+        ctx.terms, ctx.method, ctx.plan, ctx.bounds = terms, method, plan, bounds
+        ctx.width, ctx.ids = 1 + len(carry), [id(p) for p in params]
+        ctx.save_for_backward(*states, *params)
+        return _stack(y0, reported)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        """Sweep backwards."""
+        refuse_second_order("discrete")
+        (grad,) = grads
+        terms, method, plan, width = ctx.terms, ctx.method, ctx.plan, ctx.width
+        saved = ctx.saved_tensors
+        leaves = Leaves(ctx.ids, saved[len(saved) - len(ctx.ids) :])
+        params = leaves.tensors
+        total: list[Tensor | None] = [None] * len(params)
+        cotangent: list[Tensor | None] = [None] * width
+        for s in range(len(ctx.bounds) - 2, -1, -1):
+            start = [x.detach().requires_grad_() for x in saved[s * width : (s + 1) * width]]
+            with leaves.recording():
+                y, carry, kept = advance(
+                    terms, method, plan, (ctx.bounds[s], ctx.bounds[s + 1]), start[0], tuple(start[1:])
+                )
+            outputs, weights = [], []
+            for x, c in zip((y, *carry), cotangent, strict=True):
+                if c is not None and x.requires_grad:
+                    outputs.append(x)
+                    weights.append(c)
+            for i, x in kept.items():
+                outputs.append(x)
+                weights.append(grad[:, i])
+            if outputs:
+                found = torch.autograd.grad(outputs, [*start, *params], weights, allow_unused=True)
+                cotangent = list(found[:width])
+                _accumulate(total, found[width:])
+        first, seed = _through_the_start(ctx, saved[0], leaves, cotangent, grad, total)
+        return None, None, None, None, first, *seed
+
+
+def _through_the_start(
+    ctx: Any,
+    y0: Tensor,
+    leaves: Leaves,
+    cotangent: list[Tensor | None],
+    grad: Tensor,
+    total: list[Tensor | None],
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Pull back through the evaluations at the first time, and add the cotangent of the reported start."""
+    first = grad[:, 0] if cotangent[0] is None else grad[:, 0] + cotangent[0]
+    if ctx.width > 1:
+        with leaves.recording():
+            start = y0.detach().requires_grad_()
+            carry = ctx.method.begin(ctx.terms, ctx.plan.starts[0], start)
+        pairs = [(x, c) for x, c in zip(carry, cotangent[1:], strict=True) if c is not None and x.requires_grad]
+        if pairs:
+            outputs, weights = zip(*pairs, strict=True)
+            found = torch.autograd.grad(outputs, [start, *leaves.tensors], weights, allow_unused=True)
+            first = first if found[0] is None else first + found[0]
+            _accumulate(total, found[1:])
+    return first, total
+
+
+def _accumulate(total: list[Tensor | None], found: Sequence[Tensor | None]) -> None:
+    """Add gradients, in place on those that this sweep owns."""
+    for i, g in enumerate(found):
+        if g is not None:
+            known = total[i]
+            total[i] = g.clone() if known is None else known.add_(g)

@@ -1,236 +1,154 @@
-"""Underdamped Langevin dynamics: integrators that keep its structure and its stationary law."""
+"""Underdamped Langevin dynamics: paths and samples of a density known up to its constant."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from scidyn._check.values import choice, number
-from scidyn.errors import ShapeError
-from scidyn.solvers.sde.adjoint import direct, discrete
-from scidyn.solvers.sde.arguments import check_state, check_times
-from scidyn.solvers.sde.capture import dependencies
-from scidyn.solvers.sde.engine import Run
-from scidyn.solvers.sde.methods.method import Carry, Method, Outcome, no_carry
-from scidyn.solvers.sde.terms import Terms
+from scidyn._check.values import choice, integer, number
+from scidyn.errors import OptionError, ShapeError, SolverError
+from scidyn.solvers.brownian import BrownianIncrements
+from scidyn.solvers.sde.arguments import check_start, check_times
+from scidyn.solvers.sde.capture import needed
+from scidyn.solvers.sde.engine import solve_direct, solve_discrete
+from scidyn.solvers.sde.methods.langevin import LANGEVIN_METHODS, Dynamics
+from scidyn.solvers.sde.plan import make_grid, make_plan
 
-__all__ = ["solve_langevin"]
-
-SERIES_BELOW = 0.05
-LEFT, RIGHT = (3.0 - math.sqrt(3.0)) / 6.0, (3.0 + math.sqrt(3.0)) / 6.0
+__all__ = ["LangevinSolution", "solve_langevin"]
 
 
-def _first(a: float) -> float:
-    """``(1 - e^-a) / a``."""
-    return -math.expm1(-a) / a if a else 1.0
+@dataclass(frozen=True)
+class LangevinSolution:
+    """Paths of underdamped Langevin dynamics.
 
+    Attributes
+    ----------
+    t : Tensor, shape (time,)
+        The times asked for.
+    x, v : Tensor, shape (batch, time, *state)
+        Positions and velocities.
+    """
 
-def _second(a: float) -> float:
-    """``(e^-a + a - 1) / a²``."""
-    if a < SERIES_BELOW:
-        return 1 / 2 - a / 6 * (1 - a / 4 * (1 - a / 5 * (1 - a / 6 * (1 - a / 7))))
-    return (math.expm1(-a) + a) / (a * a)
-
-
-def _third(a: float) -> float:
-    """``6 (e^-a (a + 2) + a - 2) / a³``."""
-    if a < SERIES_BELOW:
-        return 1 - a / 2 + 3 * a**2 / 20 - a**3 / 30 + a**4 / 168
-    return 6 * (math.exp(-a) * (a + 2) + a - 2) / a**3
-
-
-def _align(
-    friction: float,
-    u: float,
-    terms: Terms,
-    ts: tuple[Tensor, ...],
-    h: float,
-    y: Tensor,
-    noise: tuple[Tensor, ...],
-    carry: Carry,
-) -> Outcome:
-    """Exponential integrator with both noise integrals; strong order two, one gradient a step."""
-    x, v = y.chunk(2, dim=-1)
-    W, H = noise[0], noise[1]
-    a, sigma = friction * h, math.sqrt(2.0 * friction * u)
-    one, two, three = _first(a), _second(a), _third(a)
-    (force,) = carry
-    x1 = x + (one * h) * v - (u * h * h * two) * force + (sigma * h) * (two * W + three * H)
-    force1 = terms.f(ts[0], x1)
-    drive = (one - two) * force + two * force1
-    v1 = math.exp(-a) * v - (u * h) * drive + sigma * (one * W - (a * three) * H)
-    return torch.cat([x1, v1], dim=-1), (force1,), None
-
-
-def _quicsort(
-    friction: float,
-    u: float,
-    terms: Terms,
-    ts: tuple[Tensor, ...],
-    h: float,
-    y: Tensor,
-    noise: tuple[Tensor, ...],
-    carry: Carry,
-) -> Outcome:
-    """Shifted ODE over the step, then two Gauss points; strong order three, two gradients a step."""
-    x, v = y.chunk(2, dim=-1)
-    W, H, K = noise
-    a, sigma = friction * h, math.sqrt(2.0 * friction * u)
-    line = sigma * (W - 12.0 * K)
-    v = v + sigma * (H + 6.0 * K)
-
-    def drift(c: float) -> Tensor:
-        return (c * h * _first(c * a)) * v + (c * c * h * _second(c * a)) * line
-
-    f1 = terms.f(ts[0], x + drift(LEFT))
-    f2 = terms.f(ts[1], x + drift(RIGHT) - (u * h * h / 3.0 * _first(a / 3.0)) * f1)
-    reach = (RIGHT * _first(RIGHT * a), LEFT * _first(LEFT * a))
-    x1 = x + drift(1.0) - (0.5 * u * h * h) * (reach[0] * f1 + reach[1] * f2)
-    fade = (math.exp(-RIGHT * a), math.exp(-LEFT * a))
-    v1 = math.exp(-a) * v - (0.5 * u * h) * (fade[0] * f1 + fade[1] * f2) + _first(a) * line - sigma * (H - 6.0 * K)
-    return torch.cat([x1, v1], dim=-1), (), None
-
-
-def _baoab(
-    friction: float,
-    u: float,
-    terms: Terms,
-    ts: tuple[Tensor, ...],
-    h: float,
-    y: Tensor,
-    noise: tuple[Tensor, ...],
-    carry: Carry,
-) -> Outcome:
-    """Kick, drift, exact friction and noise, drift, kick; one gradient a step."""
-    x, v = y.chunk(2, dim=-1)
-    (force,) = carry
-    v = v - (0.5 * h * u) * force
-    x = x + (0.5 * h) * v
-    fade = math.exp(-friction * h)
-    v = fade * v + math.sqrt(u * (1.0 - fade * fade) / h) * noise[0]
-    x = x + (0.5 * h) * v
-    force = terms.f(ts[0], x)
-    return torch.cat([x, v - (0.5 * h * u) * force], dim=-1), (force,), None
-
-
-def _start(terms: Terms, t: Tensor, y: Tensor) -> Carry:
-    """The force at the start."""
-    return (terms.f(t, y.chunk(2, dim=-1)[0]),)
-
-
-STEPS = {"align": (_align, "WH", 2.0), "quicsort": (_quicsort, "WHK", 3.0), "baoab": (_baoab, "W", 1.0)}
+    t: Tensor
+    x: Tensor
+    v: Tensor
 
 
 def solve_langevin(
     gradient: Callable[[Tensor], Tensor],
     x0: Tensor,
-    v0: Tensor,
+    v0: Tensor | None,
     t: Any,
     *,
-    friction: float,
-    u: float = 1.0,
-    method: str = "quicsort",
+    friction: float = 1.0,
+    temperature: float = 1.0,
+    method: str = "align",
     dt: float | None = None,
     seed: int | None = None,
     bm: Any = None,
     adjoint: str | None = "discrete",
     params: Sequence[Tensor] | None = None,
-    on_failure: str = "raise",
-) -> Any:
-    """Solve ``dx = v dt, dv = -γ v dt - u ∇U(x) dt + √(2γu) dW``.
+) -> LangevinSolution:
+    """Sample ``dx = v dt, dv = -γ v dt - u ∇U(x) dt + √(2 γ u) dW``.
 
-    Its stationary density is ``exp(-U(x) - |v|² / (2u))`` up to a constant.
+    Its stationary density is proportional to ``exp(-U(x) - ‖v‖² / 2u)``.
 
     Parameters
     ----------
     gradient : callable
-        ``∇U(x)``, (batch, D) to (batch, D).
-    x0, v0 : Tensor, shape (batch, D)
-        Initial positions and velocities.
+        ``∇U(x)`` for ``x`` of shape (B, D).
+    x0, v0 : Tensor, shape (B, D)
+        Start; ``v0=None`` starts at rest.
     t : array_like, shape (T,)
-        Strictly increasing times to report.
+        Increasing times to report.
     friction : float
-        γ > 0, 1/time.
-    u : float
-        Temperature over mass, > 0.
+        γ > 0, in 1 / time.
+    temperature : float
+        u > 0, the stationary variance of the velocity.
     method : str
-        "align" (strong order 2, one gradient a step), "quicsort" (3, two), "baoab" (splitting, one; its
-        positions are accurate to fourth order at stationarity for a quadratic U).
+        "align" (strong order 2), "quicsort" (strong order 3, two gradients a step), "baoab" (weak order 2).
     dt : float, optional
-        Largest step.
+        Largest step; not needed with ``bm``.
     seed : int, optional
-        Seed of the path; needed unless ``bm`` is given.
-    bm : BrownianIncrements or BrownianTree, optional
-        A path of shape (batch, D).
+        Seed of the path; not needed with ``bm``.
+    bm : BrownianIncrements, optional
+        Path to use, of increments (B, D).
     adjoint : str or None
         "discrete", "direct" or None.
     params : sequence of Tensor, optional
-        Tensors that receive gradients; found by one call of ``gradient`` if not given.
-    on_failure : str
-        "raise", "warn" or "return".
+        Tensors that need gradients; found by themselves if not given.
 
     Returns
     -------
-    SDESolution
-        ``y`` has shape (batch, T, 2 D): positions, then velocities.
+    LangevinSolution
+        Positions and velocities at the times.
 
     Raises
     ------
-    scidyn.errors.OptionError, scidyn.errors.ShapeError
-        If options or shapes do not fit.
+    scidyn.errors.OptionError
+        If an option is out of range.
+    scidyn.errors.ShapeError
+        If shapes do not fit.
+    scidyn.errors.SolverError
+        If a path becomes infinite.
 
     Examples
     --------
     >>> import torch
     >>> from scidyn.solvers import solve_langevin
-    >>> zero = torch.zeros(4000, 1, dtype=torch.float64)
-    >>> sol = solve_langevin(lambda x: x, zero, zero, [0.0, 10.0], friction=1.0, dt=0.25, seed=0)
-    >>> [round(s, 1) for s in sol.y[:, -1].var(0).tolist()]
-    [1.0, 1.0]
+    >>> x0 = torch.zeros(2000, 1, dtype=torch.float64)
+    >>> path = solve_langevin(lambda x: 4 * x, x0, None, [0.0, 10.0], dt=0.1, seed=0)
+    >>> round(path.x[:, -1].var().item(), 2)                    # 1 / 4
+    0.25
 
     References
     ----------
     J. Foster, T. Lyons, H. Oberhauser (2021), The shifted ODE method for underdamped Langevin MCMC.
-    B. Leimkuhler, C. Matthews (2013), Rational construction of stochastic numerical methods for
-    molecular sampling.
+    B. Leimkuhler, C. Matthews (2013), Rational construction of stochastic numerical methods for molecular sampling.
     """
-    from scidyn.solvers.sde.adaptive import Found
-    from scidyn.solvers.sde.solve import _finish, _fixed
-
-    step, levels, strong = STEPS[choice("method", method, STEPS)]
+    step = LANGEVIN_METHODS[choice("method", method, LANGEVIN_METHODS)]
     choice("adjoint", adjoint, ("discrete", "direct", None))
-    x0, times = check_state(x0), check_times(t)
-    if v0.shape != x0.shape or x0.ndim != 2:
-        raise ShapeError(f"x0 and v0 must both be (batch, D); got {tuple(x0.shape)} and {tuple(v0.shape)}.")
-    rub, heat = number("friction", friction, above=0.0), number("u", u, above=0.0)
-    keeps = method != "quicsort"
-    scheme = Method(
-        method,
-        partial(step, rub, heat),
-        ("ito", "stratonovich"),
-        ("additive",),
-        levels,
-        strong,
-        2.0,
-        nodes=(1.0,) if keeps else (LEFT, RIGHT),
-        evaluations=1 if keeps else 2,
-        begin=_start if keeps else no_carry,
-    )
-    terms = Terms(lambda _t, x: gradient(x), lambda _t, x: x, None, False)
-    plan, source = _fixed(bm, times, tuple(x0.shape), seed, None if dt is None else float(dt), (), scheme, x0)
-    run, y0 = Run(scheme, terms, plan, source), torch.cat([x0, v0], dim=-1)
-    if adjoint is None or not torch.is_grad_enabled():
-        with torch.no_grad():
-            y = direct(run, y0.detach())
-    elif adjoint == "direct":
-        y = direct(run, y0)
-    else:
-        probe = x0.detach()
-        tensors = dependencies((lambda: gradient(probe),), (gradient,)) if params is None else list(params)
-        y = discrete(run, y0, tensors) if tensors or y0.requires_grad else direct(run, y0)
-    return _finish(y.transpose(0, 1), t, times, plan, scheme, Found([], 0, 0, False, False), None, on_failure)
+    check_start(x0)
+    velocity = torch.zeros_like(x0) if v0 is None else check_start(v0)
+    if velocity.shape != x0.shape:
+        raise ShapeError(f"x0 and v0 must have one shape; got {tuple(x0.shape)} and {tuple(velocity.shape)}.")
+    terms = Dynamics(gradient, number("friction", friction, above=0.0), number("temperature", temperature, above=0.0))
+    with torch.no_grad():
+        force = gradient(x0.detach())
+    if not isinstance(force, Tensor) or force.shape != x0.shape:
+        found = tuple(force.shape) if isinstance(force, Tensor) else type(force).__name__
+        raise ShapeError(f"gradient must return the shape of x, {tuple(x0.shape)}; it returned {found}.")
+    times = check_times(t)
+    path = _path(bm, times.tolist(), dt, seed, step.levels, x0)
+    plan = make_plan(times.tolist(), path, x0)
+    y0 = torch.cat([x0, velocity], dim=-1)
+    solve: Any = solve_direct
+    rest: tuple[Any, ...] = ()
+    if adjoint == "discrete" and torch.is_grad_enabled():
+        tensors = needed(lambda: gradient(x0.detach()), (gradient,), params)
+        if tensors or y0.requires_grad:
+            solve, rest = solve_discrete, (tensors,)
+    with torch.set_grad_enabled(adjoint is not None and torch.is_grad_enabled()):
+        y = solve(terms, step, plan, y0, *rest)
+    if not bool(torch.isfinite(y.detach()).all()):
+        row = int((~torch.isfinite(y.detach()).flatten(1).all(1)).to(torch.uint8).argmax())
+        raise SolverError(f"sample {row} became NaN or infinite: use a smaller dt; the gradient may be too steep.")
+    x, v = y.chunk(2, dim=-1)
+    return LangevinSolution(times.to(x0.dtype).to(x0.device), x, v)
+
+
+def _path(bm: Any, times: list[float], dt: float | None, seed: int | None, levels: str, x0: Tensor) -> Any:
+    """Noise with the quantities that the method needs."""
+    if bm is not None:
+        if tuple(bm.shape) != tuple(x0.shape):
+            raise ShapeError(f"the Brownian path has shape {tuple(bm.shape)}; the velocity has {tuple(x0.shape)}.")
+        return bm.with_levels(levels) if len(bm.levels) < len(levels) else bm
+    if dt is None or seed is None:
+        raise OptionError("solve_langevin needs dt= and seed=, or bm= with a path on a grid.")
+    grid = make_grid(times, dt, ())
+    seed = integer("seed", seed, at_least=0)
+    return BrownianIncrements(grid, tuple(x0.shape), seed=seed, levels=levels, dtype=x0.dtype, device=x0.device)

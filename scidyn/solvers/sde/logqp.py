@@ -1,4 +1,4 @@
-"""Path divergence of a posterior from a prior with the same diffusion, as one more state."""
+"""The path divergence of two processes that share their diffusion, as one more state."""
 
 from __future__ import annotations
 
@@ -9,46 +9,55 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from scidyn.errors import ShapeError
 from scidyn.solvers.brownian.noise import Noise
-from scidyn.solvers.sde.engine import BLOCK, Source
 from scidyn.solvers.sde.terms import Terms
 
-__all__ = ["PaddedSource", "with_divergence"]
+__all__ = ["PaddedNoise", "with_divergence"]
 
 SMALLEST = 1e-7
 
 
-class PaddedSource:
-    """Noise with a channel of zeros for the added state of a diagonal problem."""
+class PaddedNoise:
+    """A source of elementwise noise with one more channel, which stands still."""
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.chunk: int = getattr(source, "chunk", BLOCK)
+    def __init__(self, source: Any, grid: list[float]) -> None:
+        self.source, self.grid = source, grid
 
     def block(self, start: int, stop: int) -> Noise:
-        """Noise of the steps ``start … stop - 1``, stacked."""
-        return self.source.block(start, stop).map(lambda x: pad(x, (0, 1)))
+        """Noise of a range of steps."""
+        noise: Noise = self.source.block(start, stop)
+        return noise.each(lambda x: pad(x, (0, 1)))
+
+    def increment(self, s: float, t: float) -> Noise:
+        """Noise of one step."""
+        noise: Noise = self.source.increment(s, t)
+        return noise.each(lambda x: pad(x, (0, 1)))
 
 
-def with_divergence(terms: Terms, prior: Callable[..., Tensor]) -> Terms:
-    """Add the state ``q`` with ``dq = ½ |g⁻¹ (f - h)|² dt`` after the last one."""
-    args = terms.args
+def with_divergence(terms: Terms, prior: Callable[..., Tensor], like: Tensor) -> Terms:
+    """Append ``dℓ = ½ ‖g⁻¹ (f - h)‖² dt`` to the state; a matrix takes its pseudo-inverse."""
+    if like.ndim != 2:
+        raise ShapeError(f"the path divergence needs a state of shape (batch, D); got {tuple(like.shape)}.")
+    call = prior if terms.args is None else lambda t, y: prior(t, y, terms.args)
 
-    def h(t: Tensor, y: Tensor) -> Tensor:
-        return prior(t, y) if args is None else prior(t, y, args)
-
-    def drift(t: Tensor, z: Tensor, *_: Any) -> Tensor:
-        y = z[..., :-1]
+    def drift(t: Tensor, state: Tensor) -> Tensor:
+        y = state[:, :-1]
         f, g = terms.f(t, y), terms.g(t, y)
-        gap = f - h(t, y)
+        gap = f - call(t, y)
         if terms.matrix:
-            u = (torch.linalg.pinv(g) @ gap.unsqueeze(-1)).squeeze(-1)
+            u = (
+                torch.linalg.lstsq(g, gap.unsqueeze(-1)).solution.squeeze(-1)
+                if g.shape[1] >= g.shape[2]
+                else (torch.linalg.pinv(g) @ gap.unsqueeze(-1)).squeeze(-1)
+            )
         else:
-            u = gap / torch.where(g.abs() < SMALLEST, torch.full_like(g, SMALLEST).copysign(g), g)
-        return torch.cat([f, 0.5 * u.square().sum(-1, keepdim=True)], dim=-1)
+            bounded = torch.where(g.abs() < SMALLEST, torch.where(g < 0, -SMALLEST, SMALLEST).to(g.dtype), g)
+            u = gap / bounded
+        return torch.cat([f, 0.5 * (u * u).sum(-1, keepdim=True)], dim=-1)
 
-    def diffusion(t: Tensor, z: Tensor, *_: Any) -> Tensor:
-        g = terms.g(t, z[..., :-1])
+    def diffusion(t: Tensor, state: Tensor) -> Tensor:
+        g = terms.g(t, state[:, :-1])
         return pad(g, (0, 0, 0, 1)) if terms.matrix else pad(g, (0, 1))
 
-    return Terms(drift, diffusion, None, terms.matrix)
+    return Terms(drift, diffusion, None, terms.noise, terms.calculus, terms.matrix, terms.channels)

@@ -1,82 +1,96 @@
-"""The grid of a solve: step ends, where results are wanted, stage times as tensors."""
+"""The grid of a solve with known steps, and the blocks of noise on it."""
 
 from __future__ import annotations
 
-import bisect
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["Plan", "nodes_between"]
+from scidyn._check.values import number
+from scidyn.errors import TimeGridError
+from scidyn.solvers.brownian.noise import Noise
+
+__all__ = ["Plan", "Source", "make_grid", "make_plan"]
+
+BLOCK = 64
 
 
-def nodes_between(times: Sequence[float], dt: float | None, extra: Sequence[float] = ()) -> list[float]:
-    """Step ends: every time and every extra time is one; the rest at most ``dt`` apart."""
-    stops = sorted({*times, *(x for x in extra if times[0] < x < times[-1])})
-    nodes = [stops[0]]
-    for a, b in itertools.pairwise(stops):
-        count = 1 if dt is None else max(1, math.ceil((b - a) / dt * (1 - 1e-9)))
-        nodes += [a + (b - a) * (i / count) for i in range(1, count)] + [b]
-    return nodes
+class Source(Protocol):
+    """A Brownian path on a known grid."""
+
+    grid: list[float]
+
+    def block(self, start: int, stop: int) -> Noise:
+        """Noise of the steps ``start … stop - 1``, stacked along a new first axis."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A fixed grid.
+def make_grid(times: Sequence[float], dt: float | None, jumps: Sequence[float]) -> list[float]:
+    """Union of the times to report and the jump times, each gap cut into equal steps of at most ``dt``."""
+    first, last = times[0], times[-1]
+    nodes = sorted({*times, *(number("jump_times", j) for j in jumps if first < j < last)})
+    if dt is None:
+        return nodes
+    step = number("dt", dt, above=0.0)
+    grid = [first]
+    for a, b in itertools.pairwise(nodes):
+        n = max(1, math.ceil((b - a) / step - 1e-9))
+        grid.extend(a + (b - a) * i / n for i in range(1, n))
+        grid.append(b)
+    return grid
+
+
+class Plan(NamedTuple):
+    """Steps to take: their starts, their lengths, the noise, and which ends to report.
 
     Attributes
     ----------
-    nodes : list of float, length N + 1
-        Ends of the steps.
-    wanted : list of int
-        For each time asked for, the node where it lies.
-    jumps : frozenset of int
-        Nodes at which drift or diffusion are discontinuous.
+    starts : tuple of Tensor
+        Scalar times at which the steps start, and the last time.
+    sizes : list of float
+        Lengths.
+    source : Source
+        Noise of the steps.
+    report : dict of int to int
+        Number of steps taken → place in the output.
     """
 
-    nodes: list[float]
-    wanted: list[int]
-    jumps: frozenset[int] = frozenset()
+    starts: tuple[Tensor, ...]
+    sizes: list[float]
+    source: Source
+    report: dict[int, int]
 
-    @classmethod
-    def on(cls, nodes: list[float], times: Sequence[float], jumps: Sequence[float] = ()) -> Plan:
-        """Find the wanted times and the jumps among the nodes."""
-        scale = max(abs(nodes[0]), abs(nodes[-1]), 1e-300)
+    def noises(self, start: int, stop: int) -> Iterator[Noise]:
+        """Noise of each step of a range, drawn in blocks."""
+        while start < stop:
+            end = min(stop, (start // BLOCK + 1) * BLOCK)
+            block = self.source.block(start, end)
+            parts = [[None] * (end - start) if x is None else x.unbind(0) for x in block]
+            yield from map(Noise, *parts)
+            start = end
 
-        def at(t: float) -> int:
-            i = bisect.bisect_left(nodes, t - 1e-12 * scale)
-            return i if i < len(nodes) and abs(nodes[i] - t) <= 1e-9 * scale else -1
 
-        return cls(nodes, [at(t) for t in times], frozenset(at(t) for t in jumps) - {-1})
-
-    def __len__(self) -> int:
-        return len(self.nodes) - 1
-
-    def size(self, n: int) -> float:
-        """Length of step n."""
-        return self.nodes[n + 1] - self.nodes[n]
-
-    def stage_times(self, start: int, stop: int, relative: tuple[float, ...], like: Tensor) -> list[tuple[Tensor, ...]]:
-        """Stage times of the steps as 0-d tensors in the state's real dtype."""
-        dtype = like.real.dtype
-        edges = torch.tensor(self.nodes[start : stop + 1], dtype=torch.float64, device="cpu")
-        columns = []
-        for c in relative:
-            column = (edges[:-1] if c == 0.0 else edges[:-1] + c * edges.diff()).to(dtype)
-            if c == 1.0:
-                column = edges[1:].to(dtype, copy=True)
-                for n in self.jumps:
-                    if start < n <= stop:  # the left limit: the step that ends at a jump must not see past it
-                        below = torch.full_like(column[0], -math.inf)
-                        column[n - 1 - start] = torch.nextafter(column[n - 1 - start], below)
-            columns.append(column.to(like.device).unbind(0))
-        return list(zip(*columns, strict=True))
-
-    def sizes(self, start: int, stop: int, like: Tensor) -> Tensor:
-        """Step sizes (n, 1, …, 1) to broadcast against a block of noise like ``like``."""
-        edges = torch.tensor(self.nodes[start : stop + 1], dtype=torch.float64, device="cpu").diff()
-        return edges.to(dtype=like.dtype, device=like.device).view(-1, *([1] * (like.ndim - 1)))
+def make_plan(times: Sequence[float], source: Source, like: Tensor) -> Plan:
+    """Find the times to report on the noise's grid."""
+    grid = source.grid
+    place = {t: n for n, t in enumerate(grid)}
+    report: dict[int, int] = {}
+    for i, t in enumerate(times):
+        n = place.get(t)
+        if n is None:  # a grid made by other arithmetic
+            n = min(range(len(grid)), key=lambda k: abs(grid[k] - t))
+            if abs(grid[n] - t) > 1e-9 * max(1.0, abs(t), abs(grid[-1] - grid[0])):
+                raise TimeGridError(
+                    f"t[{i}]={t:g} is not on the grid of the Brownian path, whose nearest time is {grid[n]:g}: "
+                    "put the times to report on the path's grid."
+                )
+        report[n] = i
+    if min(report) != 0:
+        raise TimeGridError(f"the Brownian path starts at {grid[0]:g}, the solve at {times[0]:g}: they must agree.")
+    last = max(report)
+    stamps = torch.tensor(grid[: last + 1], dtype=torch.float64, device="cpu").to(like.real.dtype).to(like.device)
+    sizes = [b - a for a, b in itertools.pairwise(grid[: last + 1])]
+    return Plan(stamps.unbind(0), sizes, source, report)

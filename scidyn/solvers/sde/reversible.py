@@ -1,99 +1,108 @@
-"""Gradient of reversible Heun that runs the steps backwards: memory independent of their number."""
+"""Gradients of the reversible Heun method at constant memory: undo the steps, then pull back through them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from scidyn.solvers.sde.engine import Run, advance
-from scidyn.solvers.sde.methods.method import Carry
+from scidyn.solvers.sde.capture import Leaves, refuse_second_order
+from scidyn.solvers.sde.engine import Tick, _accumulate, _stack, advance
+from scidyn.solvers.sde.methods.reversible_heun import ReversibleHeun
+from scidyn.solvers.sde.plan import Plan
+from scidyn.solvers.sde.terms import Terms
 
-__all__ = ["invert", "reversible"]
-
-
-def invert(run: Run, y: Tensor, carry: Carry, stop: int, start: int) -> tuple[Tensor, Carry]:
-    """Go back from node ``stop`` to node ``start``: the exact inverse of the steps, up to rounding."""
-    terms, plan = run.terms, run.plan
-    while stop > start:
-        low = max(start, (stop - 1) // run.block * run.block)
-        noises = run.noise(low, stop)
-        times = plan.stage_times(low, stop, (0.0,), y)
-        for n in range(stop - 1, low - 1, -1):
-            (W, *_), h = noises[n - low], plan.size(n)
-            z, f, g = carry
-            back = terms.add(2.0 * y - z, g, W, -1.0).sub_(f, alpha=h)
-            f0, g0 = terms.f(times[n - low][0], back), terms.g(times[n - low][0], back)
-            y = terms.add(y, g0 + g, W, -0.5).sub_(f0 + f, alpha=0.5 * h)
-            carry = (back, f0, g0)
-        stop = low
-    return y, carry
+__all__ = ["reconstruct", "solve_reversible"]
 
 
-def reversible(run: Run, y0: Tensor, params: list[Tensor]) -> Tensor:
-    """Solve by reversible Heun; shape (T, batch, *state)."""
-    result: Tensor = _Reversible.apply(run, len(params), y0, *params)
+def solve_reversible(
+    terms: Terms, method: ReversibleHeun, plan: Plan, y0: Tensor, params: Sequence[Tensor], tick: Tick = None
+) -> Tensor:
+    """Solve; backwards only the end is kept, whatever the number of steps."""
+    result: Tensor = _Reversible.apply(terms, method, plan, tick, y0, *params)
     return result
 
 
+def reconstruct(terms: Terms, method: ReversibleHeun, plan: Plan, y: Tensor, z: Tensor) -> Tensor:
+    """Undo all steps from the end ``(y, ẑ)`` and give the first state."""
+    f, g = terms.f(plan.starts[-1], z), terms.g(plan.starts[-1], z)
+    for n in range(len(plan.sizes) - 1, -1, -1):
+        (noise,) = plan.noises(n, n + 1)
+        t, h = plan.starts[n], plan.sizes[n]
+        z, y = method.undo(terms, t, h, y, (z, f, g), noise)
+        f, g = terms.f(t, z), terms.g(t, z)
+        y = terms.move(y.sub(f, alpha=0.5 * h), g, noise.W, -0.5)
+    return y
+
+
 class _Reversible(torch.autograd.Function):
-    """Reconstruct each state from the next one and differentiate that step alone."""
+    """One evaluation with a graph for each step backwards, shared by undoing and pulling back."""
 
     @staticmethod
-    def forward(ctx: Any, run: Run, count: int, y0: Tensor, *params: Tensor) -> Tensor:
-        start = torch.full((), run.plan.nodes[0], dtype=y0.real.dtype, device=y0.device)
-        carry = begun = run.method.begin(run.terms, start, y0)
-        wanted, states, y = set(run.plan.wanted), {0: y0}, y0
-        for n, y, carry in advance(run, y0, begun, 0, len(run.plan)):  # noqa: B007
-            if n in wanted:
-                states[n] = y
-        ctx.run, ctx.count = run, count
-        ctx.save_for_backward(y0, y, *carry, *params)
-        return torch.stack([states[n] for n in run.plan.wanted])
+    def forward(
+        ctx: Any, terms: Terms, method: ReversibleHeun, plan: Plan, tick: Tick, y0: Tensor, *params: Tensor
+    ) -> Tensor:
+        """Solve without a graph."""
+        carry = method.begin(terms, plan.starts[0], y0)
+        y, carry, kept = advance(terms, method, plan, (0, len(plan.sizes)), y0, carry, tick)
+        ctx.terms, ctx.method, ctx.plan, ctx.ids = terms, method, plan, [id(p) for p in params]
+        ctx.save_for_backward(y, carry[0], *params)
+        return _stack(y0, kept)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = upstream
-        run: Run = ctx.run
-        y0, y, z, f, g, *params = ctx.saved_tensors
-        plan, step = run.plan, run.step
-        arriving: dict[int, Tensor] = {}
-        for row, n in enumerate(plan.wanted):
-            arriving[n] = arriving[n] + grad[row] if n in arriving else grad[row]
-        steps = len(plan)
-        zero = torch.zeros_like(y)
-        cotangents = [arriving.get(steps, zero), zero, zero, torch.zeros_like(g)]
-        totals = [torch.zeros_like(p) for p in params]
-        carry: Carry = (z, f, g)
-        for n in range(steps - 1, -1, -1):
-            y, carry = invert(run, y, carry, n + 1, n)
-            low = n // run.block * run.block
-            noise = run.noise(low, min(low + run.block, steps))[n - low]
-            time = plan.stage_times(n, n + 1, run.method.nodes, y)[0]
-            with torch.enable_grad():
-                inputs = [x.detach().requires_grad_() for x in (y, *carry)]
-                y1, carry1, _ = step(run.terms, time, plan.size(n), inputs[0], noise, tuple(inputs[1:]))
-                pairs = [(o, c) for o, c in zip((y1, *carry1), cotangents, strict=True) if o.requires_grad]
-            outputs, weights = zip(*pairs, strict=True)
-            got = torch.autograd.grad(outputs, [*inputs, *params], weights, allow_unused=True)
-            cotangents = [torch.zeros_like(x) if c is None else c for c, x in zip(got[:4], inputs, strict=True)]
-            for total, part in zip(totals, got[4:], strict=True):
-                if part is not None:
-                    total.add_(part)
-            if n in arriving:
-                cotangents[0] = cotangents[0] + arriving[n]
-        start = torch.full((), plan.nodes[0], dtype=y0.real.dtype, device=y0.device)
-        with torch.enable_grad():
-            first = y0.detach().requires_grad_()
-            begun = run.method.begin(run.terms, start, first)
-            pairs = [(o, c) for o, c in zip(begun, cotangents[1:], strict=True) if o.requires_grad]
-        outputs, weights = zip(*pairs, strict=True)
-        got = torch.autograd.grad(outputs, [first, *params], weights, allow_unused=True)
-        for total, part in zip(totals, got[1:], strict=True):
-            if part is not None:
-                total.add_(part)
-        last = cotangents[0] if got[0] is None else cotangents[0] + got[0]
-        return (None, None, last, *totals)
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        """Sweep backwards; a bar marks a cotangent."""
+        refuse_second_order("reversible")
+        (grad,) = grads
+        terms, method, plan = ctx.terms, ctx.method, ctx.plan
+        y, z, *saved = ctx.saved_tensors
+        leaves = Leaves(ctx.ids, saved)
+        params = leaves.tensors
+        total: list[Tensor | None] = [None] * len(params)
+        z, f, g = _evaluate(terms, plan.starts[-1], z, leaves)
+        y_bar, z_bar = torch.zeros_like(y), torch.zeros_like(y)
+        f_bar, g_bar = torch.zeros_like(f), torch.zeros_like(g)
+        for n in range(len(plan.sizes) - 1, -1, -1):
+            place = plan.report.get(n + 1)
+            if place is not None:
+                y_bar = y_bar + grad[:, place]
+            (noise,) = plan.noises(n, n + 1)
+            t, h, W = plan.starts[n], plan.sizes[n], noise.W
+            half_f, half_g = y_bar * (0.5 * h), terms.outer(y_bar, 0.5 * W)
+            z_bar = z_bar + _pull(f, g, z, f_bar + half_f, g_bar + half_g, params, total)
+            y_bar = y_bar.add(z_bar, alpha=2.0)
+            f_bar, g_bar = half_f.add(z_bar, alpha=h), half_g + terms.outer(z_bar, W)
+            z_bar = -z_bar
+            before, y = method.undo(terms, t, h, y, (z.detach(), f.detach(), g.detach()), noise)
+            z, f, g = _evaluate(terms, t, before, leaves)
+            y = terms.move(y.sub(f.detach(), alpha=0.5 * h), g.detach(), W, -0.5)
+        first = y_bar + z_bar + _pull(f, g, z, f_bar, g_bar, params, total) + grad[:, 0]
+        return None, None, None, None, first, *total
+
+
+def _evaluate(terms: Terms, t: Tensor, z: Tensor, leaves: Leaves) -> tuple[Tensor, Tensor, Tensor]:
+    """Drift and diffusion with a graph that starts at ``z``."""
+    with leaves.recording():
+        leaf = z.detach().requires_grad_()
+        return leaf, terms.f(t, leaf), terms.g(t, leaf)
+
+
+def _pull(
+    f: Tensor,
+    g: Tensor,
+    z: Tensor,
+    f_bar: Tensor,
+    g_bar: Tensor,
+    params: Sequence[Tensor],
+    total: list[Tensor | None],
+) -> Tensor:
+    """Pull cotangents of ``f`` and ``g`` back to ``z``, adding those of the parameters to ``total``."""
+    pairs = [(x, c) for x, c in ((f, f_bar), (g, g_bar)) if x.requires_grad]
+    if not pairs:
+        return torch.zeros_like(z)
+    outputs, weights = zip(*pairs, strict=True)
+    found = torch.autograd.grad(outputs, [z, *params], weights, allow_unused=True)
+    _accumulate(total, found[1:])
+    return torch.zeros_like(z) if found[0] is None else found[0]

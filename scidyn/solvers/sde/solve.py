@@ -1,62 +1,57 @@
-"""Solve and differentiate stochastic differential equations."""
+"""Solve and differentiate initial value problems of stochastic differential equations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from scidyn._check.values import choice, integer, number
 from scidyn.errors import OptionError, ShapeError
-from scidyn.solvers.brownian.increments import BrownianIncrements, CoarseIncrements
-from scidyn.solvers.brownian.tree import BrownianTree
+from scidyn.solvers.brownian import BrownianIncrements, BrownianTree
 from scidyn.solvers.failure import report
-from scidyn.solvers.sde.adaptive import Control, Found, choose_steps
-from scidyn.solvers.sde.adjoint import direct, discrete
-from scidyn.solvers.sde.arguments import check_declaration, check_state, check_times, make_terms, select_method
-from scidyn.solvers.sde.capture import dependencies
-from scidyn.solvers.sde.engine import Run, Source, TreeSteps
-from scidyn.solvers.sde.logqp import PaddedSource, with_divergence
-from scidyn.solvers.sde.methods import Method
-from scidyn.solvers.sde.plan import Plan, nodes_between
-from scidyn.solvers.sde.reversible import reversible
+from scidyn.solvers.sde.adaptive import AdaptiveResult, TreeOnGrid, solve_adaptive
+from scidyn.solvers.sde.arguments import (
+    check_dependence,
+    check_method,
+    check_start,
+    check_terms,
+    check_times,
+    make_terms,
+)
+from scidyn.solvers.sde.capture import needed
+from scidyn.solvers.sde.engine import Tick, solve_direct, solve_discrete
+from scidyn.solvers.sde.logqp import PaddedNoise, with_divergence
+from scidyn.solvers.sde.methods import SDEMethod
+from scidyn.solvers.sde.methods.reversible_heun import ReversibleHeun
+from scidyn.solvers.sde.plan import Plan, make_grid, make_plan
+from scidyn.solvers.sde.reversible import solve_reversible
+from scidyn.solvers.sde.solution import SDESolution
 from scidyn.solvers.sde.terms import Terms
-from scidyn.solvers.solution import Solution, Stats
+from scidyn.solvers.sde.torchsde_backend import solve_with_torchsde
+from scidyn.solvers.solution import Stats
 from scidyn.solvers.status import Status
 
-__all__ = ["SDESolution", "solve_sde"]
+__all__ = ["solve_sde"]
 
 ADJOINT = ("discrete", "direct", "reversible", "backsolve", None)
-Brownian = BrownianIncrements | CoarseIncrements | BrownianTree
+TOLERANCE = {torch.float32: (1e-3, 1e-4), torch.float64: (1e-3, 1e-5)}
 
 
-@dataclass(frozen=True)
-class SDESolution(Solution):
-    """A solved stochastic problem.
+class _Task(NamedTuple):
+    """A checked problem."""
 
-    Attributes
-    ----------
-    t : Tensor, shape (time,)
-        The times asked for.
-    y : Tensor, shape (batch, time, *state)
-        States at those times; NaN where a sample failed.
-    status : tuple of Status
-        One per sample.
-    stats : Stats
-        Steps, rejections, evaluations and host reads.
-    regularization : None
-        Only ``solve_ode`` measures steps.
-    log_ratio : Tensor or None, shape (batch, time)
-        ``½ ∫ |g⁻¹ (f - h)|² ds`` from the first time, if a prior drift h was given.
-    grid : tuple of float
-        Ends of the steps taken.
-    """
-
-    log_ratio: Tensor | None = None
-    grid: tuple[float, ...] = field(default=(), repr=False)
+    terms: Terms
+    method: SDEMethod
+    y0: Tensor
+    times: Tensor
+    nodes: list[float]
+    params: list[Tensor]
+    adjoint: str | None
+    padded: bool
+    tick: Tick
 
 
 def solve_sde(
@@ -66,318 +61,367 @@ def solve_sde(
     t: Any,
     *,
     args: Any = None,
-    noise: str = "diagonal",
-    calculus: str = "ito",
+    noise: str | None = None,
+    calculus: str | None = None,
     method: str | None = None,
     dt: float | None = None,
     seed: int | None = None,
     bm: Any = None,
     adaptive: bool = False,
-    rtol: float = 1e-3,
-    atol: float = 1e-3,
+    rtol: float | None = None,
+    atol: float | None = None,
     dt_min: float | None = None,
     max_steps: int = 100_000,
     jump_times: Sequence[float] = (),
-    prior_drift: Callable[..., Tensor] | None = None,
+    prior_drift: Any = None,
     adjoint: str | None = "discrete",
     backend: str = "native",
     params: Sequence[Tensor] | None = None,
     check: bool = True,
     on_failure: str = "raise",
+    progress: Callable[[float], None] | None = None,
 ) -> SDESolution:
-    """Solve ``dy = f(t, y) dt + g(t, y) dW`` (Itô) or ``… ∘ dW`` (Stratonovich).
+    """Sample ``dy = f(t, y) dt + g(t, y) dW`` (Itô) or ``∘ dW`` (Stratonovich), ``y(t[0]) = y0``.
 
     Parameters
     ----------
-    drift, diffusion : callable
-        ``f(t, y)`` and ``g(t, y)``, or with ``args`` third; t is a 0-d tensor. ``drift`` may instead be
-        an object with methods ``f``, ``g`` and attributes ``noise_type``, ``sde_type``; then
-        ``diffusion`` is None. g returns (batch, *state) for diagonal noise, (batch, D, m) for general,
-        either for scalar and additive noise.
-    y0 : Tensor, shape (batch, *state)
+    drift : callable or object
+        ``f(t, y)`` or ``f(t, y, args)`` of the shape of ``y``, with a scalar ``t``; or, with
+        ``diffusion=None``, an object with methods ``f`` and ``g`` and attributes ``sde_type`` and ``noise_type``.
+    diffusion : callable or None
+        ``g(t, y)``: the shape of ``y`` for diagonal noise, (B, D, 1) for scalar, (B, D, m) for general
+        noise, either for additive noise.
+    y0 : Tensor, shape (B, *state)
         Initial states.
     t : array_like, shape (T,)
-        Strictly increasing times to report; the first is that of ``y0``.
+        Increasing times to report; the first is the start. Every one is the end of a step.
     args : object, optional
-        Third argument of drift and diffusion.
-    noise : str
-        "diagonal", "additive", "scalar" or "general".
-    calculus : str
-        "ito" or "stratonovich".
+        Passed on to ``drift`` and ``diffusion`` if not None.
+    noise : str, optional
+        "diagonal" (default), "additive", "scalar" or "general".
+    calculus : str, optional
+        "ito" (default) or "stratonovich".
     method : str, optional
-        Default: "sriw1" or "sra1" (Itô), "midpoint" (Stratonovich), "euler_maruyama" for general Itô noise.
+        Itô: "euler", "milstein", "milstein_free", "sriw1", "platen". Stratonovich: "heun", "euler_heun",
+        "midpoint", "spark", "general_shark", "reversible_heun", "milstein", "milstein_free". Additive noise: also
+        "sea", "sra1", "shark". Default "euler", "heun" or "shark".
     dt : float, optional
-        Largest step, or the first if adaptive; default one step between two times.
+        Largest step; the first step if adaptive. Each gap between reported times is cut into equal steps.
     seed : int, optional
         Seed of the Brownian path; needed unless ``bm`` is given.
     bm : BrownianIncrements or BrownianTree, optional
-        A path to drive the equation, shared between runs or with other code.
+        The path to use. The grid of increments is the grid of the steps.
     adaptive : bool
-        Choose the steps by the local error; needs a tree path, which is made if only a seed is given.
-    rtol, atol : float
-        Tolerances of the local error, for adaptive steps.
+        Choose steps, one for all rows, by an error estimate.
+    rtol, atol : float, optional
+        Allowed local error; default 1e-3 and 1e-4 (float32) or 1e-5.
     dt_min : float, optional
-        Smallest step; default 1e-5 of the span. The tree made for adaptive steps resolves it.
+        Smallest adaptive step; default 1e-4 of the span.
     max_steps : int
-        Largest number of attempts, for adaptive steps.
+        Largest number of attempted adaptive steps.
     jump_times : sequence of float
-        Times at which f or g are discontinuous; the steps land on them.
-    prior_drift : callable, optional
-        h(t, y) of a prior with the same g: also integrate the path divergence into ``log_ratio``.
+        Times at which drift or diffusion jump; steps end there.
+    prior_drift : callable or True, optional
+        ``h(t, y)`` of a process with the same diffusion; ``logqp`` of the solution then holds the path divergence.
+        True takes the object's method ``h``.
     adjoint : str or None
-        "discrete" (exact, states every few steps), "direct" (autograd's tape; twice differentiable),
-        "reversible" (reversible Heun, memory independent of the steps), "backsolve" (torchsde's
-        continuous adjoint), or None for no gradient.
+        "discrete": exact gradient of the steps taken, a few steps rerun at a time. "direct": autograd through all
+        steps, of any order. "reversible": memory of one step, for "reversible_heun". "backsolve": the continuous
+        adjoint of torchsde. None: no gradient.
     backend : str
         "native" or "torchsde".
     params : sequence of Tensor, optional
-        Tensors that receive gradients; found by one call of f and g if not given.
+        Tensors that need gradients; found by themselves if not given.
     check : bool
-        Test the declared kind of noise by three calls of g.
+        Look whether the diffusion depends on the state as declared (two or three evaluations).
     on_failure : str
-        "raise", "warn" or "return" when a state stops being finite.
+        "raise", "warn" or "return" if a row becomes infinite; such rows are NaN from there on.
+    progress : callable, optional
+        Called with the fraction done at each reported time.
 
     Returns
     -------
     SDESolution
+        ``y`` of shape (B, T, *state), ``t``, ``status``, ``stats``, ``logqp``, ``grid``.
 
     Raises
     ------
     scidyn.errors.OptionError
-        If options do not fit each other, or the noise is not of the declared kind.
-    scidyn.errors.ShapeError, scidyn.errors.TimeGridError, scidyn.errors.NonFiniteError
-        If shapes, times or the initial state cannot be used.
+        If options contradict each other or the declared noise or calculus.
+    scidyn.errors.ShapeError
+        If shapes, dtypes or devices do not fit.
+    scidyn.errors.TimeGridError
+        If times do not increase or are not on the path's grid.
     scidyn.errors.SolverError
-        If a sample's state stopped being finite or the step became too small.
+        If a row fails and ``on_failure="raise"``.
 
     Examples
     --------
     >>> import torch
     >>> from scidyn.solvers import solve_sde
     >>> y0 = torch.ones(1000, 1, dtype=torch.float64)
-    >>> sol = solve_sde(lambda t, y: -y, lambda t, y: 0.5 * torch.ones_like(y), y0, [0.0, 1.0, 4.0],
-    ...                 noise="additive", dt=0.05, seed=0)
-    >>> sol.y.shape, abs(sol.y[:, -1].std().item() - 0.354) < 0.03      # stationary: 0.5 / √2
-    (torch.Size([1000, 3, 1]), True)
+    >>> solution = solve_sde(
+    ...     lambda t, y: -y, lambda t, y: 0.5 * torch.ones_like(y), y0, [0.0, 1.0], noise="additive", dt=0.1, seed=0
+    ... )
+    >>> solution.y.shape
+    torch.Size([1000, 2, 1])
+    >>> round(solution.y[:, -1].mean().item(), 1)         # exp(-1) = 0.37
+    0.4
 
     References
     ----------
-    P. Kloeden, E. Platen (1992), Numerical solution of stochastic differential equations.
-    A. Rößler (2010), Runge–Kutta methods for the strong approximation of solutions of SDEs.
+    P. E. Kloeden, E. Platen (1992), Numerical solution of stochastic differential equations.
     """
     choice("adjoint", adjoint, ADJOINT)
     choice("backend", backend, ("native", "torchsde"))
     choice("on_failure", on_failure, ("raise", "warn", "return"))
-    functions: list[Any] = [drift, diffusion, prior_drift]
-    if diffusion is None:
-        drift, diffusion, noise, calculus = _unpack(drift)
-    y0, times = check_state(y0), check_times(t)
-    if adjoint == "reversible":
-        method = "reversible_heun" if method is None else method
-        if method != "reversible_heun":
-            raise OptionError(f"adjoint='reversible' needs method='reversible_heun'; got {method!r}.")
-    chosen = select_method(method, calculus, noise)
-    step = None if dt is None else number("dt", dt, above=0.0)
-    terms, shape = make_terms(drift, diffusion, args, times[0], y0, noise)
+    equation = make_terms(drift, diffusion, args, noise, calculus, prior_drift)
+    check_start(y0)
+    times = check_times(t)
+    first = torch.full((), float(times[0]), dtype=y0.real.dtype, device=y0.device)
+    with torch.no_grad():
+        terms = check_terms(equation.terms, first, y0.detach())
+    stepper = check_method(method, terms)
     if check:
-        check_declaration(terms, noise, times[0], y0, chosen)
-    if backend == "torchsde" or adjoint == "backsolve":
-        from scidyn.solvers.sde.torchsde_backend import solve_by_torchsde
-
-        y = solve_by_torchsde(terms, noise, calculus, chosen, y0, times, step, seed, bm, shape, adjoint, functions)
-        plan = Plan.on(nodes_between(times, step), times)
-        return _finish(y, t, times, plan, chosen, Found([], 0, 0, False, False), None, on_failure)
-    if prior_drift is not None and y0.ndim != 2:
-        raise ShapeError(f"prior_drift needs a state of shape (batch, D); got {tuple(y0.shape)}.")
-    found = Found([], 0, 0, False, False)
-    if adaptive:
-        tree = _tree(bm, times, shape, seed, chosen, y0, dt_min)
-        smallest = (times[-1] - times[0]) * 1e-5 if dt_min is None else number("dt_min", dt_min, above=0.0)
-        control = Control(
-            number("rtol", rtol, at_least=0.0),
-            number("atol", atol, above=0.0),
-            (times[-1] - times[0]) / 100 if step is None else step,
-            smallest,
-            integer("max_steps", max_steps, at_least=1),
-        )
-        stops = nodes_between(times, None, jump_times)
-        found = choose_steps(chosen, terms, tree, y0.detach(), stops, jump_times, control)
-        nodes = [*found.nodes, *(s for s in stops if s > found.nodes[-1])]
-        plan = Plan.on(nodes, times, jump_times)
-        source: Source = TreeSteps(tree, plan)
-    else:
-        plan, source = _fixed(bm, times, shape, seed, step, jump_times, chosen, y0)
-    return _solve(terms, chosen, plan, source, y0, prior_drift, adjoint, params, functions, found, t, times, on_failure)
-
-
-def _unpack(sde: Any) -> tuple[Callable[..., Tensor], Callable[..., Tensor], str, str]:
-    """Drift, diffusion, noise and calculus of an object in torchsde's form."""
-    missing = [name for name in ("f", "g", "noise_type", "sde_type") if not hasattr(sde, name)]
-    if missing:
-        raise OptionError(
-            f"diffusion is None, so drift must be an object with f, g, noise_type and sde_type; "
-            f"{type(sde).__name__} lacks {', '.join(missing)}."
-        )
-    return sde.f, sde.g, sde.noise_type, sde.sde_type
-
-
-def _fixed(
-    bm: Any,
-    times: list[float],
-    shape: tuple[int, ...],
-    seed: int | None,
-    dt: float | None,
-    jumps: Sequence[float],
-    method: Method,
-    y0: Tensor,
-) -> tuple[Plan, Source]:
-    """Grid and noise of a solve with fixed steps."""
-    if isinstance(bm, BrownianIncrements | CoarseIncrements):
-        _fits(bm, shape, y0)
-        plan = Plan.on(bm.grid, times, jumps)
-        if dt is not None or -1 in plan.wanted or plan.wanted[0] != 0:
-            raise OptionError(
-                "the grid of bm sets the steps: leave dt away, and let the grid start at t[0] and hold every "
-                f"time of t; it runs from {bm.grid[0]:g} to {bm.grid[-1]:g} in {len(bm)} steps."
-            )
-        return Plan(bm.grid[: plan.wanted[-1] + 1], plan.wanted, plan.jumps), bm.with_levels(method.levels)
-    plan = Plan.on(nodes_between(times, dt, jumps), times, jumps)
-    if bm is not None:
-        _levels(bm, method)
-        if isinstance(bm, BrownianTree):
-            _fits(bm, shape, y0)
-        return plan, TreeSteps(bm, plan)
-    if seed is None:
-        raise OptionError("pass seed=<int> or a Brownian path bm, so that the run can be repeated.")
-    return plan, BrownianIncrements(
-        plan.nodes, shape, seed=seed, levels=method.levels, dtype=y0.dtype, device=y0.device
-    )
-
-
-def _tree(
-    bm: Any, times: list[float], shape: tuple[int, ...], seed: int | None, method: Method, y0: Tensor, least: Any
-) -> BrownianTree:
-    """The path of an adaptive solve."""
-    if isinstance(bm, BrownianIncrements | CoarseIncrements):
-        raise OptionError("adaptive steps need a path that can be asked for at any time: pass a BrownianTree as bm.")
-    if bm is not None:
-        _levels(bm, method)
-        return bm
-    if seed is None:
-        raise OptionError("pass seed=<int> or a Brownian path bm, so that the run can be repeated.")
-    tol = (times[-1] - times[0]) * 1e-5 if least is None else least
-    return BrownianTree(
-        times[0], times[-1], shape, seed=seed, tol=0.5 * tol, levels=method.levels, dtype=y0.dtype, device=y0.device
-    )
-
-
-def _levels(bm: Any, method: Method) -> None:
-    """Refuse a path without the time integrals that the method needs."""
-    has = getattr(bm, "levels", "W")
-    if len(has) < len(method.levels):
-        raise OptionError(
-            f"method {method.name!r} needs the space-time area of the path, but bm was made with levels={has!r}: "
-            f"make it with levels={method.levels!r}."
-        )
-
-
-def _fits(bm: Brownian, shape: tuple[int, ...], y0: Tensor) -> None:
-    """Refuse a path of another shape, dtype or device."""
-    if bm.shape != shape or bm.dtype != y0.dtype or bm.device.type != y0.device.type:
-        raise ShapeError(
-            f"bm has shape {bm.shape}, {bm.dtype} on {bm.device}; the problem needs {shape}, {y0.dtype} on {y0.device}."
-        )
-
-
-def _solve(
-    terms: Terms,
-    method: Method,
-    plan: Plan,
-    source: Source,
-    y0: Tensor,
-    prior: Callable[..., Tensor] | None,
-    adjoint: str | None,
-    params: Sequence[Tensor] | None,
-    functions: list[Any],
-    found: Found,
-    t: Any,
-    times: list[float],
-    on_failure: str,
-) -> SDESolution:
-    """Run the plan with the gradient asked for."""
-    state = y0
-    if prior is not None:
-        if not terms.matrix:
-            source = PaddedSource(source)
-        terms = with_divergence(terms, prior)
-        state = torch.cat([y0, torch.zeros_like(y0[:, :1])], dim=1)
-    run = Run(method, terms, plan, source)
-    if adjoint is None or not torch.is_grad_enabled():
         with torch.no_grad():
-            y = direct(run, state.detach())
-    elif adjoint == "direct":
-        y = direct(run, state)
-    else:
-        first = torch.full((), plan.nodes[0], dtype=y0.real.dtype, device=y0.device)
-        probe = state.detach()
-        tensors = (
-            dependencies((lambda: terms.f(first, probe), lambda: terms.g(first, probe)), functions)
-            if params is None
-            else list(params)
+            check_dependence(terms, stepper, first, y0.detach())
+    if adjoint == "reversible" and not isinstance(stepper, ReversibleHeun):
+        raise OptionError(
+            f"adjoint='reversible' undoes steps of method='reversible_heun' only; the method is {stepper.about.name!r}."
         )
-        solver = reversible if adjoint == "reversible" else discrete
-        y = solver(run, state, tensors) if tensors or state.requires_grad else direct(run, state)
-    y = y.transpose(0, 1)
-    ratio = None
-    if prior is not None:
-        y, ratio = y[..., :-1], y[..., -1]
-    return _finish(y, t, times, plan, method, found, ratio, on_failure)
-
-
-def _finish(
-    y: Tensor,
-    t: Any,
-    times: list[float],
-    plan: Plan,
-    method: Method,
-    found: Found,
-    ratio: Tensor | None,
-    on_failure: str,
-) -> SDESolution:
-    """Judge each sample by its last finite state; one host read."""
-    rows, steps = y.shape[0], len(plan)
-    wanted = torch.tensor(times, dtype=torch.float64, device=y.device)
-    sound = torch.isfinite(y.detach()).flatten(2).all(-1)
-    early = wanted <= (found.nodes[-1] if found.too_small or found.exhausted else times[-1])
-    sound = (sound & early).cumprod(1)
-    count = sound.sum(1)
-    stopped = Status.MAX_STEPS if found.exhausted else Status.STEP_UNDERFLOW
-    late = (~early).any()
-    code = torch.where(count == len(times), 1, torch.where(late, int(stopped), int(Status.NON_FINITE_STATE)))
-    complete = bool((code == 1).all())
-    if complete:
-        status: tuple[Status, ...] = (Status.SUCCESS,) * rows
+    start, padded = y0, False
+    if equation.prior is not None:
+        terms, padded = with_divergence(terms, equation.prior, y0), not terms.matrix
+        start = torch.cat([y0, y0.new_zeros(y0.shape[0], 1)], dim=-1)
+    nodes = make_grid(times.tolist(), None, jump_times)
+    gradient = adjoint is not None and torch.is_grad_enabled()
+    tensors = _parameters(terms, equation.owners, params, first, start) if gradient else []
+    gradient = gradient and (y0.requires_grad or bool(tensors))
+    task = _Task(terms, stepper, start, times, nodes, tensors, adjoint if gradient else None, padded, _tick(progress))
+    if backend == "torchsde" or task.adjoint == "backsolve":
+        y = _by_torchsde(task, dt, seed, bm, backend)
+        solution = _finish(task, y, nodes, None)
+    elif adaptive:
+        tolerance = _tolerance(rtol, atol, y0)
+        solution = _adaptive(task, dt, seed, bm, tolerance, dt_min, integer("max_steps", max_steps, at_least=1))
     else:
-        status = tuple(Status(c) for c in code.tolist())
-        mask = sound.bool().reshape(*sound.shape, *([1] * (y.ndim - 2)))
-        y = torch.where(mask, y, torch.nan)
-    taken = torch.full((rows,), steps, dtype=torch.int32, device=y.device)
-    stats = Stats(
-        n_accepted=taken,
-        n_rejected=torch.full_like(taken, found.rejected),
-        evaluations=steps * method.evaluations,
-        host_reads=found.host_reads + 1,
-        reached=wanted[(count - 1).clamp_min(0)],
-    )
-    solution = SDESolution(
-        t=t if isinstance(t, Tensor) else wanted,
-        y=y,
-        status=status,
-        stats=stats,
-        log_ratio=ratio,
-        grid=tuple(plan.nodes),
-    )
-    if not complete:
-        size = torch.full((1,), plan.size(steps - 1), dtype=torch.float64, device=y.device)
+        plan = make_plan(times.tolist(), _source(task, dt, seed, bm, jump_times), y0)
+        solution = _finish(task, _run(task, plan), plan.source.grid, None)
+    if equation.prior is not None:
+        solution = _split(solution)
+    if solution.status.count(Status.SUCCESS) < len(solution.status):
+        size = torch.tensor([_last_size(solution)], dtype=torch.float64, device="cpu")
         report(solution, size, on_failure)
     return solution
+
+
+def _tick(progress: Callable[[float], None] | None) -> Tick:
+    """Check the callback."""
+    if progress is not None and not callable(progress):
+        raise OptionError(f"progress must be a callable of the fraction done; got {type(progress).__name__}.")
+    return progress
+
+
+def _parameters(terms: Terms, owners: Any, params: Any, t: Tensor, y: Tensor) -> list[Tensor]:
+    """Tensors to differentiate beside the start."""
+    state = y.detach()
+    return needed(lambda: (terms.f(t, state), terms.g(t, state)), owners, params)
+
+
+def _tolerance(rtol: Any, atol: Any, y0: Tensor) -> tuple[float, float]:
+    """Check the tolerances and fill in the defaults of the dtype."""
+    relative, absolute = TOLERANCE.get(y0.dtype, TOLERANCE[torch.float32])
+    return (
+        relative if rtol is None else number("rtol", rtol, at_least=0.0),
+        absolute if atol is None else number("atol", atol, above=0.0),
+    )
+
+
+def _seed(seed: int | None) -> int:
+    """Refuse to draw without a seed."""
+    if seed is None:
+        raise OptionError("a stochastic solve needs seed=, or bm= with a Brownian path of your own.")
+    return integer("seed", seed, at_least=0)
+
+
+def _source(task: _Task, dt: float | None, seed: int | None, bm: Any, jumps: Sequence[float]) -> Any:
+    """Noise on a known grid, with the quantities that the method needs."""
+    about, terms = task.method.about, task.terms
+    shape = (task.y0.shape[0], *terms.channels)
+    area = about.area and terms.noise == "general" and terms.channels[-1] > 1
+    if bm is None:
+        if dt is None:
+            raise OptionError("a solve with fixed steps needs dt=, the largest step, or bm= with a path on a grid.")
+        grid = make_grid(task.times.tolist(), dt, jumps)
+        kind: dict[str, Any] = {"dtype": task.y0.dtype, "device": task.y0.device}
+        source: Any = BrownianIncrements(grid, shape, seed=_seed(seed), levels=about.levels, **kind)
+    elif isinstance(bm, BrownianTree):
+        if dt is None:
+            raise OptionError("a solve with fixed steps on a BrownianTree needs dt=, the largest step.")
+        if area:
+            raise OptionError(
+                f"method {about.name!r} with general noise needs Lévy areas, which a BrownianTree lacks: "
+                "pass BrownianIncrements(...).with_area(), or use method='euler' or 'heun'."
+            )
+        _check_levels(bm.levels, about.levels, about.name)
+        source = TreeOnGrid(bm, make_grid(task.times.tolist(), dt, jumps))
+    elif hasattr(bm, "block"):
+        source = bm.with_levels(about.levels) if len(bm.levels) < len(about.levels) else bm
+    else:
+        raise OptionError(f"bm must be BrownianIncrements or a BrownianTree; got {type(bm).__name__}.")
+    if area and getattr(source, "area", None) is None:
+        source = source.with_area()
+    if bm is not None and tuple(bm.shape) != shape:
+        raise ShapeError(f"the Brownian path has increments of shape {tuple(bm.shape)}; the noise needs {shape}.")
+    return PaddedNoise(source, source.grid) if task.padded else source
+
+
+def _check_levels(have: str, need: str, name: str) -> None:
+    """Refuse a path that lacks the space-time area."""
+    if len(have) < len(need):
+        raise OptionError(
+            f"method {name!r} needs the space-time area H, which the Brownian path lacks: make it with levels={need!r}."
+        )
+
+
+def _run(task: _Task, plan: Plan) -> Tensor:
+    """Solve on a plan with the gradient that was asked for."""
+    terms, method, y0 = task.terms, task.method, task.y0
+    if task.adjoint is None:
+        with torch.no_grad():
+            return solve_direct(terms, method, plan, y0, task.tick)
+    if task.adjoint == "direct":
+        return solve_direct(terms, method, plan, y0, task.tick)
+    if task.adjoint == "reversible" and isinstance(method, ReversibleHeun):
+        return solve_reversible(terms, method, plan, y0, task.params, task.tick)
+    return solve_discrete(terms, method, plan, y0, task.params, task.tick)
+
+
+def _adaptive(
+    task: _Task,
+    dt: float | None,
+    seed: int | None,
+    bm: Any,
+    tolerance: tuple[float, float],
+    dt_min: float | None,
+    max_steps: int,
+) -> SDESolution:
+    """Find the steps without a graph, then take them again with one if a gradient is wanted."""
+    times = task.times.tolist()
+    span = times[-1] - times[0]
+    smallest = 1e-4 * span if dt_min is None else number("dt_min", dt_min, above=0.0, at_most=span)
+    if bm is not None and not isinstance(bm, BrownianTree):
+        raise OptionError("adaptive steps need a path that can be asked anywhere: pass a BrownianTree as bm.")
+    about, terms = task.method.about, task.terms
+    if about.strong < 1.0 and terms.noise != "additive" and about.calculus == {"ito"}:
+        raise OptionError(
+            f"method {about.name!r} may converge to a wrong process when steps depend on the path: "
+            "use method='milstein' or 'sriw1' with adaptive=True."
+        )
+    if about.area and terms.noise == "general" and terms.channels[-1] > 1:
+        raise OptionError(f"method {about.name!r} with general noise needs Lévy areas, which a BrownianTree lacks.")
+    shape = (task.y0.shape[0], *terms.channels)
+    kind: dict[str, Any] = {"dtype": task.y0.dtype, "device": task.y0.device}
+    tree = bm
+    if tree is None:
+        tree = BrownianTree(
+            times[0], times[-1], shape, seed=_seed(seed), tol=0.5 * smallest, levels=about.levels, **kind
+        )
+    elif tuple(tree.shape) != shape:
+        raise ShapeError(f"the Brownian path has increments of shape {tuple(tree.shape)}; the noise needs {shape}.")
+    _check_levels(tree.levels, about.levels, about.name)
+    path = PaddedNoise(tree, times) if task.padded else tree
+    h = span / 100 if dt is None else number("dt", dt, above=0.0)
+    terms.estimating = True
+    with torch.no_grad():
+        found = solve_adaptive(
+            terms,
+            task.method,
+            path,
+            task.y0.detach(),
+            times,
+            task.nodes,
+            tolerance,
+            (h, smallest),
+            max_steps,
+            task.tick,
+        )
+    terms.estimating = False
+    y = found.y
+    if task.adjoint is not None and len(found.grid) > 1:
+        seen = [t for t in times if t <= found.grid[-1]]
+        graph = _run(task._replace(tick=None), make_plan(seen, TreeOnGrid(path, found.grid), task.y0))
+        rest = graph.new_full((graph.shape[0], len(times) - len(seen), *graph.shape[2:]), torch.nan)
+        y = torch.where(torch.isnan(found.y), torch.nan, torch.cat([graph, rest], dim=1))
+    return _finish(task, y, found.grid, found)
+
+
+def _by_torchsde(task: _Task, dt: float | None, seed: int | None, bm: Any, backend: str) -> Tensor:
+    """Hand over to torchsde."""
+    if dt is None:
+        raise OptionError("torchsde needs dt=, the size of its steps.")
+    if bm is not None:
+        raise OptionError("torchsde draws its own Brownian path: pass seed= in place of bm=.")
+    if task.padded:
+        raise OptionError("the path divergence is computed by the native backend only: drop backend='torchsde'.")
+    method, levels = task.method.about.name, task.method.about.levels
+    return solve_with_torchsde(
+        task.terms,
+        method,
+        task.y0,
+        task.times,
+        number("dt", dt, above=0.0),
+        _seed(seed),
+        task.params,
+        task.adjoint == "backsolve",
+        levels,
+    )
+
+
+def _finish(task: _Task, y: Tensor, grid: list[float], found: AdaptiveResult | None) -> SDESolution:
+    """Look once at the result: which rows stayed finite, and for how long."""
+    batch, sizes = y.shape[0], len(grid) - 1
+    if found is None and bool(torch.isfinite(y.detach().sum())):  # one number tells of all
+        codes = [Status.SUCCESS] * batch
+        reached = task.times[-1:].expand(batch)
+    elif found is None:
+        good = torch.isfinite(y.detach()).flatten(2).all(-1).cpu()
+        whole = bool(good.all())
+        last = good.to(torch.int64).cumprod(1).sum(1) - 1
+        reached = task.times[last.clamp_min(0)]
+        codes = [Status.SUCCESS] * batch
+        if not whole:
+            alive = good.to(torch.int64).cumprod(1).to(torch.bool).to(y.device)
+            y = torch.where(alive.view(*alive.shape, *([1] * (y.ndim - 2))), y, torch.nan)
+            codes = [Status.SUCCESS if ok else Status.NON_FINITE_STATE for ok in good.all(1).tolist()]
+    else:
+        codes = [Status(c) for c in found.code.tolist()]
+        reached = found.reached.cpu()
+    stats = Stats(
+        n_accepted=torch.full((batch,), sizes, dtype=torch.int32, device="cpu"),
+        n_rejected=torch.full((batch,), 0 if found is None else found.rejected, dtype=torch.int32, device="cpu"),
+        evaluations=0,
+        host_reads=1 if found is None else found.reads,
+        reached=reached,
+    )
+    stamps = torch.tensor(grid, dtype=torch.float64, device="cpu")
+    return SDESolution(task.times.to(task.y0.real.dtype).to(task.y0.device), y, tuple(codes), stats, grid=stamps)
+
+
+def _split(solution: SDESolution) -> SDESolution:
+    """Take the divergence off the state."""
+    y = solution.y
+    return SDESolution(
+        solution.t,
+        y[..., :-1],
+        solution.status,
+        solution.stats,
+        logqp=y[..., -1].diff(dim=1),
+        grid=solution.grid,
+    )
+
+
+def _last_size(solution: SDESolution) -> float:
+    """Length of the last step."""
+    grid = solution.grid
+    return 0.0 if grid is None or len(grid) < 2 else float(grid[-1] - grid[-2])

@@ -1,17 +1,32 @@
-"""The stochastic methods by name and calculus."""
+"""Methods for stochastic differential equations, by the name that ``method=`` takes."""
 
 from __future__ import annotations
 
-from scidyn.solvers.sde.methods import additive, ito, stratonovich
-from scidyn.solvers.sde.methods.method import Method
+from scidyn.solvers.sde.methods.elementary import EulerHeun, EulerMaruyama, Heun, Midpoint
+from scidyn.solvers.sde.methods.milstein import Milstein, MilsteinDifference
+from scidyn.solvers.sde.methods.reversible_heun import ReversibleHeun
+from scidyn.solvers.sde.methods.shifted import SEA, SRA1, GeneralShARK, ShARK, SPaRK
+from scidyn.solvers.sde.methods.sri import SRIW1, Platen
+from scidyn.solvers.sde.methods.stepper import Advance, Description, SDEMethod
 
-__all__ = ["METHODS", "Method"]
+__all__ = ["SDE_METHODS", "Advance", "Description", "SDEMethod"]
 
-METHODS: dict[str, dict[str, Method]] = {"ito": {}, "stratonovich": {}}
-for _module in (ito, stratonovich, additive):
-    for _name in _module.__all__:
-        _method = getattr(_module, _name)
-        for _calculus in _method.calculus:
-            METHODS[_calculus][_method.name] = _method
-# with additive noise both readings agree, and so does Euler's method
-METHODS["stratonovich"]["euler_maruyama"] = ito.EULER
+SDE_METHODS: dict[str, SDEMethod] = {
+    method.about.name: method
+    for method in (
+        EulerMaruyama(),
+        Milstein(),
+        MilsteinDifference(),
+        Heun(),
+        EulerHeun(),
+        Midpoint(),
+        SEA(),
+        SRA1(),
+        ShARK(),
+        GeneralShARK(),
+        SPaRK(),
+        SRIW1(),
+        Platen(),
+        ReversibleHeun(),
+    )
+}

@@ -48,6 +48,12 @@ def test_times_units_and_masks(model, record):
         model.fit(lying)
 
 
+def test_controls(model, record):
+    driven = record.assign(light=record["hare"].assign_attrs(role="control", units="1"))
+    with pytest.raises(DataError, match="'light' has the role 'control'"):
+        model.fit(driven)
+
+
 def test_options(record):
     for bad in (MechanisticODE(LotkaVolterra(), noise="log-normal"), NeuralODE(noise="log-normal")):
         with pytest.raises(OptionError, match="Did you mean 'lognormal'"):
