@@ -19,8 +19,13 @@ from scidyn.solvers.methods import METHODS, Method
 __all__ = ["Problem", "prepare"]
 
 STEPPING = ("shared", "per_sample", "fixed")
-ADJOINT = ("discrete", "direct", "backsolve", None)
+ADJOINT = ("discrete", "direct", "reversible", "backsolve", "interpolating", None)
 BACKEND = ("native", "scipy", "torchdiffeq")
+BACKEND_ADJOINTS = {
+    "native": ADJOINT,
+    "scipy": ("discrete", "direct", "interpolating", None),
+    "torchdiffeq": ("discrete", "direct", "backsolve", None),
+}
 NORM = ("max", "rms")
 ON_FAILURE = ("raise", "warn", "return")
 DEFAULTS = {
@@ -242,7 +247,9 @@ def check_choices(adjoint: str | None, backend: str, on_failure: str, compile: b
     """Check the options that are plain choices."""
     choice("adjoint", adjoint, ADJOINT)
     choice("backend", backend, BACKEND)
-    if adjoint == "backsolve" and backend != "torchdiffeq":
-        raise OptionError("adjoint='backsolve' needs backend='torchdiffeq': pass both, or adjoint='discrete'.")
+    if adjoint not in BACKEND_ADJOINTS[backend]:
+        raise OptionError(
+            f"adjoint={adjoint!r} does not go with backend={backend!r}: pass backend='native', or adjoint='discrete'."
+        )
     choice("on_failure", on_failure, ON_FAILURE)
     choice("compile", compile, (False, True, "auto"))

@@ -43,6 +43,7 @@ def integrate_fixed(
     keep_states: bool,
     keep_coef: bool,
     progress: Callable[[float], None] | None = None,
+    observe: Callable[[int, Tensor, tuple[Tensor, ...]], None] | None = None,
 ) -> Trace:
     """Solve with fixed steps; a sample whose state stops being finite is frozen there."""
     wanted = problem.times[0].detach()
@@ -75,6 +76,8 @@ def integrate_fixed(
         low, high = bounds[n + 1]
         if high > low:
             output[:, low:high] = torch.where(alive.unsqueeze(-1), y, torch.nan).unsqueeze(1)
+        if observe is not None:
+            observe(n + 1, y, carry)
         if progress is not None and (n + 1) % REPORT == 0:
             progress((n + 1) / count)
     status = torch.where(alive, Status.SUCCESS.value, Status.NON_FINITE_STATE.value).to(torch.int8)

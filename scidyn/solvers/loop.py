@@ -61,6 +61,7 @@ def integrate(
     keep_coef: bool,
     try_step: Callable[[LoopState, Bounds], Outcome] | None = None,
     progress: Callable[[float], None] | None = None,
+    observe: Callable[[int, Tensor, tuple[Tensor, ...]], None] | None = None,
 ) -> Trace:
     """Solve with adaptive steps from ``k1``, the rate at the start; nothing is recorded for autograd."""
     state, bounds = _begin(problem, k1)
@@ -90,8 +91,12 @@ def integrate(
             _write(output, problem.times, chunk)
             last_size = _last_moved(chunk.size, last_size)
             if not keep_coef:
-                chunk = chunk._replace(coef=chunk.coef[:0], y=chunk.y if keep_states else chunk.y[:0])
+                # a clone, because an empty view would keep all its numbers
+                kept = chunk.y if keep_states else chunk.y[:0].clone()
+                chunk = chunk._replace(coef=chunk.coef[:0].clone(), y=kept)
             chunks.append(chunk)
+            if observe is not None:
+                observe(sum(len(c.size) for c in chunks), state.y, state.carry)
         if progress is not None:
             progress(_fraction(problem, state.t))
     each = problem.method.evaluations

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from scidyn._check.values import integer
 from scidyn.errors import OptionError
 from scidyn.solvers.adjoint.capture import captured
+from scidyn.solvers.adjoint.checkpoints import Checkpoints, check_checkpoints
+from scidyn.solvers.adjoint.continuous import attach_continuous, check_backsolve
 from scidyn.solvers.adjoint.direct import replay
 from scidyn.solvers.adjoint.discrete import attach
+from scidyn.solvers.adjoint.regularisation import check_regularize, regularised, with_nodes
+from scidyn.solvers.adjoint.reversible import Marks, attach_reversible, reversible
 from scidyn.solvers.adjoint.times import move, move_outputs
 from scidyn.solvers.arguments import Problem, check_choices, prepare
 from scidyn.solvers.backends import torchdiffeq
@@ -49,6 +55,9 @@ def solve_ode(
     max_steps: int = 4096,
     stepping: str | None = None,
     adjoint: str | None = "discrete",
+    checkpoints: int | None = None,
+    regularize: str | None = None,
+    regularize_seed: int = 0,
     backend: str = "native",
     dense: bool = False,
     params: Sequence[Tensor] | None = None,
@@ -102,13 +111,31 @@ def solve_ode(
     adjoint : str, optional
         How gradients are found. ``"discrete"`` (default): the exact gradient of the computed solution from
         (t, h, y) per accepted step, N·batch·(D + 2) numbers; can be differentiated again. ``"direct"``:
-        autograd through every step, much more memory, the same gradient. ``"backsolve"``: the continuous
-        adjoint of torchdiffeq, with ``backend="torchdiffeq"`` only. None: no gradient.
+        autograd through every step, much more memory, the same gradient. ``"reversible"``: explicit
+        Runge–Kutta methods in a form whose steps can be undone, the exact gradient of the computed solution
+        with memory independent of the number of steps beyond their times; samples that fail get none.
+
+        ``"interpolating"``: the gradient of the exact flow by solving backwards along the kept polynomials,
+        its error of the size of the tolerances. ``"backsolve"``: the same without keeping anything but the
+        reported states, the path is solved backwards too; a last resort, explicit methods only. The last
+        three cannot be differentiated again. None: no gradient.
+    checkpoints : int, optional
+        Largest number of states that the discrete adjoint keeps, at least 2; the times and sizes of all steps are
+        kept besides. Steps between them are taken again in the backward sweep, which gives the same
+        gradient. Left out, the state at every step is kept. Explicit Runge–Kutta methods only.
+    regularize : str, optional
+        Measure how hard the steps were, as ``Solution.regularization`` with a differentiable ``value``:
+        ``"error"`` sums the scaled error estimate times the step size over the steps, ``"stiffness"`` an
+        estimate of the largest eigenvalue of the Jacobian; ``"local_error"`` and ``"local_stiffness"`` take one
+        random accepted step per sample (one in all if steps are shared) from a state without gradient, and go
+        with every native adjoint. Its gradient through the repeated steps is kept by autograd.
+    regularize_seed : int
+        Seed of the random steps.
     backend : str
         ``"native"``; ``"scipy"`` with ``method="Radau"``, ``"BDF"``, ``"LSODA"``, ``"DOP853"``, ``"RK45"`` or
         ``"RK23"``, sample by sample on the host; or ``"torchdiffeq"`` for a comparison with that package
         (explicit methods, shared or
-        fixed steps); its gradient is backpropagation through its steps unless ``adjoint="backsolve"``.
+        fixed steps); its gradient is backpropagation through its steps, or its own with ``adjoint="backsolve"``.
     dense : bool
         Keep the polynomials of all steps, so that :meth:`scidyn.solvers.Solution.dense` can be called.
     params : sequence of Tensor, optional
@@ -177,8 +204,16 @@ def solve_ode(
     ----------
     E. Hairer, S. P. Nørsett, G. Wanner, Solving Ordinary Differential Equations I, Springer, 1993.
     A. Sandu, On the properties of Runge–Kutta discrete adjoints, ICCS 2006, 550–557.
+    S. McCallum, J. Foster, Efficient, accurate and stable gradients for neural ODEs, arXiv:2410.11648, 2024.
     """
     check_choices(adjoint, backend, on_failure, compile)
+    limit = None if checkpoints is None else integer("checkpoints", checkpoints, at_least=2)
+    if (events is not None or jump_times is not None) and (
+        checkpoints is not None or regularize is not None or adjoint not in ("discrete", "direct", None)
+    ):
+        raise OptionError(
+            "events and jump_times take adjoint='discrete', 'direct' or None, without checkpoints and regularize."
+        )
     if jump_times is not None and events is None and backend == "native":
         options = {"args": args, "method": method, "rtol": rtol, "atol": atol, "controller": controller, "norm": norm}
         options |= {"dt0": dt0, "dt_min": dt_min, "dt_max": dt_max, "max_steps": max_steps, "stepping": stepping}
@@ -211,6 +246,19 @@ def solve_ode(
         max_steps=max_steps,
         stepping=stepping,
     )
+    if regularize is not None:
+        if backend != "native" or limit is not None:
+            raise OptionError("regularize needs backend='native' and every state: leave out backend and checkpoints.")
+        check_regularize(problem, regularize, adjoint)
+    plain = problem
+    if adjoint == "reversible":
+        problem = problem._replace(method=reversible(problem.method))
+    elif adjoint == "backsolve":
+        check_backsolve(problem.method)
+    if limit is not None:
+        if backend != "native":
+            raise OptionError(f"checkpoints needs backend='native'; got {backend!r}.")
+        check_checkpoints(problem.method, adjoint)
     if backend == "torchdiffeq":
         torchdiffeq.suits(problem, dense, compile, controller)
     with torch.no_grad():
@@ -219,22 +267,38 @@ def solve_ode(
     if backend == "torchdiffeq":
         trace = _with_torchdiffeq(problem, adjoint, inputs)
         return report(make_solution(problem, trace, trace.y), trace.last_size, on_failure)
-    keep = inputs is not None and adjoint == "discrete"
+    along = inputs is not None and adjoint == "interpolating"
+    keep = along or (inputs is not None and adjoint == "discrete")
+    marks: Marks | Checkpoints | None = None
+    if inputs is not None and adjoint == "reversible":
+        marks = Marks()
+    elif keep and limit is not None:
+        keep, marks = False, Checkpoints(limit, problem.y0)
+    keep = keep or regularize is not None
     if foreign is not None:
-        trace = integrate_scipy(problem, foreign, keep_states=keep, keep_coef=dense, progress=progress)
+        trace = integrate_scipy(problem, foreign, keep_states=keep, keep_coef=dense or along, progress=progress)
     elif problem.stepping == "fixed":
-        trace = integrate_fixed(problem, k1, keep_states=keep, keep_coef=dense, progress=progress)
+        trace = integrate_fixed(
+            problem, k1, keep_states=keep, keep_coef=dense or along, progress=progress, observe=marks
+        )
     else:
         trace = integrate(
             problem,
             k1,
             keep_states=keep,
-            keep_coef=dense,
+            keep_coef=dense or along,
             try_step=stepper(problem, compile),
             progress=progress,
+            observe=marks,
         )
-    y = trace.y if inputs is None else _differentiable(problem, trace, inputs, adjoint)
-    return report(make_solution(problem, trace, y), trace.last_size, on_failure)
+    nodes = regularize in ("error", "stiffness") and len(trace.size) > 0
+    whole, longer = with_nodes(problem, trace) if nodes else (problem, trace)
+    y = longer.y if inputs is None else _differentiable(whole, longer, inputs, adjoint, marks)
+    y, states = y[:, : trace.y.shape[1]], y[:, trace.y.shape[1] :].transpose(0, 1) if nodes else trace.states
+    solution = report(make_solution(problem, trace, y), trace.last_size, on_failure)
+    if regularize is None or not len(trace.size):
+        return solution
+    return replace(solution, regularization=regularised(plain, trace, regularize, states, regularize_seed))
 
 
 def _with_torchdiffeq(problem: Problem, adjoint: str | None, inputs: Sequence[Tensor] | None) -> Trace:
@@ -253,11 +317,17 @@ def _inputs(problem: Problem, params: Sequence[Tensor] | None) -> tuple[Tensor, 
     return found if needed else None
 
 
-def _differentiable(problem: Problem, trace: Trace, inputs: Sequence[Tensor], adjoint: str | None) -> Tensor:
+def _differentiable(
+    problem: Problem, trace: Trace, inputs: Sequence[Tensor], adjoint: str | None, marks: Marks | Checkpoints | None
+) -> Tensor:
     """Attach the gradient to the solution; times not reached hold NaN without one."""
     y0, times = _start(problem), problem.times
     if adjoint == "discrete":
-        y = attach(problem, trace, y0, inputs)
+        y = attach(problem, trace, y0, inputs, marks if isinstance(marks, Checkpoints) else None)
+    elif adjoint in ("backsolve", "interpolating"):
+        y = attach_continuous(problem, trace, y0, inputs, adjoint)
+    elif isinstance(marks, Marks):
+        y = attach_reversible(problem, trace, marks, y0, inputs)
     else:
         grid, fixed = (trace.times, trace.size), problem.stepping == "fixed"
         y = replay(problem.field, problem.method, y0, *grid, times.detach(), fixed)

@@ -16,6 +16,8 @@ from scidyn.solvers.status import Status
 if TYPE_CHECKING:
     import xarray as xr
 
+    from scidyn.solvers.adjoint.regularisation import Regularization
+
 __all__ = ["Solution", "Stats"]
 
 
@@ -63,6 +65,8 @@ class Solution:
         Steps, rejections, evaluations and host reads.
     events : EventRecord or None
         Time (batch,) and state (batch, *state) of each sample's event, NaN without one.
+    regularization : Regularization or None
+        With ``regularize=``: ``value`` to add to a loss, and ``error``, ``stiffness``, ``t``, ``h`` per step.
 
     Examples
     --------
@@ -79,6 +83,7 @@ class Solution:
     stats: Stats
     _interpolant: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
     events: EventRecord | None = None
+    regularization: Regularization | None = field(default=None, repr=False)
 
     @property
     def success(self) -> bool:

@@ -66,6 +66,6 @@ def test_what_it_cannot_do_is_refused(options, sentence):
         )
 
 
-def test_continuous_adjoint_needs_the_backend():
-    with pytest.raises(OptionError, match="needs backend='torchdiffeq'"):
-        solve_ode(lambda t, y: -y, torch.ones(1, 1), [0.0, 1.0], adjoint="backsolve")
+def test_an_adjoint_that_the_backend_lacks_is_refused():
+    with pytest.raises(OptionError, match="does not go with backend='scipy'"):
+        solve_ode(lambda t, y: -y, torch.ones(1, 1), [0.0, 1.0], method="BDF", backend="scipy", adjoint="reversible")

@@ -237,3 +237,14 @@ def test_complex_states_have_gradients():
         strict=True,
     ):
         torch.testing.assert_close(got, wanted, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("adjoint", ["direct", "discrete"])
+def test_padded_times_spoil_no_shared_gradient(adjoint):
+    rate = torch.tensor(0.7, dtype=F64, requires_grad=True)
+    t = torch.tensor([[0.0, 1.0, 2.0], [0.0, 0.5, torch.nan]], dtype=F64)
+    y0 = torch.ones(2, 1, dtype=F64)
+    y = solve_ode(lambda s, y: -rate * y, y0, t, stepping="per_sample", adjoint=adjoint, rtol=1e-10, atol=1e-12).y
+    (torch.where(torch.isnan(y), 0.0, y)).sum().backward()
+    expected = -sum(s * math.exp(-0.7 * s) for s in (1.0, 2.0, 0.5))
+    assert rate.grad.item() == pytest.approx(expected, rel=1e-7)

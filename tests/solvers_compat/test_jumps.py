@@ -59,3 +59,12 @@ def test_wrong_use_is_refused():
         solve_ode(lambda t, y: -y, y0, [0.0, 1.0], jump_times=[2.0])
     with pytest.raises(OptionError, match="jump_times"):
         solve_ode(lambda t, y: -y, y0, [0.0, 1.0], jump=lambda t, y: y)
+
+
+@pytest.mark.parametrize(
+    "options", [{"adjoint": "reversible"}, {"adjoint": "backsolve"}, {"checkpoints": 4}, {"regularize": "error"}]
+)
+def test_gradients_that_know_no_jumps_are_refused(options):
+    y0 = torch.ones(1, 1, dtype=torch.float64)
+    with pytest.raises(OptionError, match="jump_times"):
+        solve_ode(lambda t, y: -y, y0, [0.0, 1.0], jump_times=[0.5], **options)

@@ -36,6 +36,8 @@ def replay(
     if len(size) == 0:
         return y0.unsqueeze(1).expand(-1, wanted.shape[1], -1)
     index, theta = locate(times, wanted.expand(times.shape[1], -1))
+    # padded times take part with a gradient of zero, which NaN would spoil
+    theta = theta.nan_to_num(nan=0.0)
     states, coefs = [y0], []
     if at_nodes:
         for t, h in zip(times[:-1], size, strict=True):

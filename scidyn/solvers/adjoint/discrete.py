@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from scidyn.solvers.adjoint.capture import Gate, Swapped, tangled
+from scidyn.solvers.adjoint.checkpoints import Checkpoints, by_segments
 from scidyn.solvers.adjoint.direct import replay
 from scidyn.solvers.adjoint.records import Cotangents, Steps, add
 from scidyn.solvers.adjoint.together import Coupled, sweep_together, worthwhile
@@ -28,25 +29,38 @@ from scidyn.solvers.loop import Trace
 __all__ = ["attach"]
 
 
-def attach(problem: Problem, trace: Trace, y0: Tensor, params: Sequence[Tensor]) -> Tensor:
+def attach(
+    problem: Problem, trace: Trace, y0: Tensor, params: Sequence[Tensor], checkpoints: Checkpoints | None = None
+) -> Tensor:
     """Give ``trace.y`` a gradient with respect to ``y0`` and ``params``; failed rows get none."""
     bare = problem._replace(y0=problem.y0.detach(), times=problem.times.detach())
-    return _DiscreteAdjoint.apply(bare, trace.y, trace.times, trace.size, trace.states, y0, *params)
+    states, kept = trace.states, None
+    if checkpoints is not None:
+        kept, states = tuple(checkpoints.states), torch.stack(list(checkpoints.states.values()))
+    return _DiscreteAdjoint.apply(bare, kept, trace.y, trace.times, trace.size, states, y0, *params)
 
 
 class _DiscreteAdjoint(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, problem: Problem, y: Tensor, times: Tensor, size: Tensor, states: Tensor, y0: Tensor, *params: Tensor
+        ctx: Any,
+        problem: Problem,
+        kept: tuple[int, ...] | None,
+        y: Tensor,
+        times: Tensor,
+        size: Tensor,
+        states: Tensor,
+        y0: Tensor,
+        *params: Tensor,
     ) -> Tensor:
-        ctx.problem = problem
+        ctx.problem, ctx.kept = problem, kept
         ctx.save_for_backward(y, times, size, states, y0, *params)
         return y.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         y, times, size, states, y0, *params = ctx.saved_tensors
-        needed = ctx.needs_input_grad[5:]
+        needed = ctx.needs_input_grad[6:]
         grad = grad.masked_fill(torch.isnan(y).all(dim=-1, keepdim=True), 0.0)
         if torch.is_grad_enabled():
             found = _twice(ctx.problem, times, size, y0, params, needed, grad)
@@ -54,11 +68,11 @@ class _DiscreteAdjoint(torch.autograd.Function):
             # of tensors computed from each other each gets its own share only
             bare = [p.detach().requires_grad_() for p in params]
             with Swapped(params, bare):
-                found = _once(ctx.problem, Steps(times, size, states), bare, grad)
+                found = _once(ctx.problem, Steps(times, size, states), bare, grad, ctx.kept)
         else:
-            found = _once(ctx.problem, Steps(times, size, states), params, grad)
-        kept = [g if need else None for g, need in zip(found, needed, strict=True)]
-        return None, None, None, None, None, *kept
+            found = _once(ctx.problem, Steps(times, size, states), params, grad, ctx.kept)
+        found_or_none = [g if need else None for g, need in zip(found, needed, strict=True)]
+        return None, None, None, None, None, None, *found_or_none
 
 
 def _twice(
@@ -82,13 +96,30 @@ def _twice(
     return [next(found) if need else None for need in needed]
 
 
-def _once(problem: Problem, steps: Steps, params: Sequence[Tensor], grad: Tensor) -> list[Tensor | None]:
+def _once(
+    problem: Problem, steps: Steps, params: Sequence[Tensor], grad: Tensor, kept: tuple[int, ...] | None
+) -> list[Tensor | None]:
     """Sweep over the steps from the last to the first."""
     if len(steps.size) == 0:
         return [grad.sum(dim=1), *[None] * len(params)]
     index, theta = locate(steps.times, problem.times.expand(steps.times.shape[1], -1))
     theta = torch.where(theta > 0.5, 1.0, 0.0) if problem.stepping == "fixed" else theta
-    outer = Cotangents.of(steps, index, theta, grad)
+    if kept is None:
+        return _choose(problem, steps, Cotangents.of(steps, index, theta, grad), params)
+
+    def segment(part: Steps, low: int, last: Tensor) -> list[Tensor | None]:
+        local = index - low
+        here = ((local >= 0) & (local < len(part.size))).unsqueeze(-1)
+        outer = Cotangents.of(part, local.clamp(0, len(part.size) - 1), theta, torch.where(here, grad, 0.0))
+        outer.nodes[-1] += last
+        return _choose(problem, part, outer, params)
+
+    stored = dict(zip(kept, steps.states, strict=True))
+    return by_segments(problem, steps.times, steps.size, stored, torch.zeros_like(steps.states[0]), segment)
+
+
+def _choose(problem: Problem, steps: Steps, outer: Cotangents, params: Sequence[Tensor]) -> list[Tensor | None]:
+    """Sweep in whichever way suits the problem."""
     steps = steps.at_safe_states()
     if worthwhile(problem, steps):
         try:

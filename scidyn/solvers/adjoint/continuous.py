@@ -1,0 +1,233 @@
+r"""Continuous adjoints: the gradient of the exact flow, found by solving backwards in time.
+
+With the gradient :math:`a` with respect to the state,
+
+.. math::
+    \frac{da}{dt} = -\Big(\frac{\partial f}{\partial y}\Big)^{\!\top} a, \qquad
+    \frac{dL}{dp} = \int_{t_0}^{t_1} \Big(\frac{\partial f}{\partial p}\Big)^{\!\top} a \, dt ,
+
+and :math:`a` jumps by the gradient of the loss at each reported time. The integral is taken by quadrature
+over the accepted steps, so parameters neither enlarge the state nor its error norm.
+
+References
+----------
+R. T. Q. Chen, Y. Rubanova, J. Bettencourt, D. Duvenaud, Neural ordinary differential equations, NeurIPS 2018.
+Y. Ma, V. Dixit, M. Innes, X. Guo, C. Rackauckas, A comparison of automatic differentiation and continuous
+sensitivity analysis for derivatives of differential equation solutions, IEEE HPEC 2021.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from scidyn.errors import OptionError, SolverError
+from scidyn.solvers.adjoint.capture import Swapped
+from scidyn.solvers.adjoint.records import add
+from scidyn.solvers.arguments import Problem
+from scidyn.solvers.dense import Records, evaluate, locate
+from scidyn.solvers.field import Field
+from scidyn.solvers.fixed_steps import integrate_fixed
+from scidyn.solvers.loop import Trace, integrate
+from scidyn.solvers.methods.explicit_rk import ExplicitRK
+from scidyn.solvers.methods.stepper import Method
+from scidyn.solvers.status import Status
+
+__all__ = ["attach_continuous", "check_backsolve"]
+
+# nodes and weights of three-point Gauss quadrature on [0, 1]
+GAUSS = ((0.5 - 0.15**0.5, 5 / 18), (0.5, 8 / 18), (0.5 + 0.15**0.5, 5 / 18))
+
+
+def check_backsolve(method: Method) -> None:
+    """Refuse methods for stiff problems: solved backwards, what decays grows and the state is lost.
+
+    Raises
+    ------
+    OptionError
+        If the method is not an explicit Runge–Kutta method.
+    """
+    if not isinstance(method, ExplicitRK):
+        raise OptionError(
+            f"adjoint='backsolve' needs an explicit Runge-Kutta method; got {method.name!r}: a stiff problem cannot "
+            "be solved backwards, use adjoint='discrete' or 'interpolating'."
+        )
+
+
+def attach_continuous(problem: Problem, trace: Trace, y0: Tensor, params: Sequence[Tensor], kind: str) -> Tensor:
+    """Give ``trace.y`` the gradient of the flow with respect to ``y0`` and ``params``."""
+    bare = problem._replace(y0=problem.y0.detach(), times=problem.times.detach())
+    path = (trace.times, trace.size, trace.states, trace.coef) if kind == "interpolating" else ()
+    return _ContinuousAdjoint.apply(bare, trace.y, len(path), *path, y0, *params)
+
+
+class _ContinuousAdjoint(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, problem: Problem, y: Tensor, count: int, *tensors: Tensor) -> Tensor:
+        ctx.problem, ctx.count = problem, count
+        ctx.save_for_backward(y, *tensors)
+        return y.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        y, *tensors = ctx.saved_tensors
+        path = Records(*tensors[: ctx.count]) if ctx.count else None
+        params = tensors[ctx.count + 1 :]
+        # of tensors computed from each other each gets its own share only
+        bare = [p.detach().requires_grad_() for p in params]
+        with Swapped(params, bare):
+            found = _backwards(ctx.problem, y, upstream[0], path, bare)
+        return (None, None, None, *[None] * ctx.count, *found)
+
+
+def _backwards(
+    problem: Problem, y: Tensor, grad: Tensor, path: Records | None, params: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """Go back from each reported time to the one before it."""
+    missing = torch.isnan(y).all(dim=-1)
+    grad = grad.masked_fill(missing.unsqueeze(-1), 0.0)
+    totals: list[Tensor | None] = [None] * len(params)
+    state_grad = grad[:, -1]
+    for j in range(y.shape[1] - 1, 0, -1):
+        times, known = problem.times[:, j - 1 : j + 1], ~missing[:, j]
+        if times.shape[0] > 1:
+            known = known & (times[:, 1] > times[:, 0])
+            times = torch.where(known.unsqueeze(1), times, problem.times[:, :1])
+        if bool(known.any()) and bool((times[:, 1] > times[:, 0]).any()):
+            # a sample that did not arrive takes the place of one that did, with a gradient of zero
+            rows = torch.arange(len(known), device=y.device)
+            rows = torch.where(known, rows, known.to(torch.int8).argmax())
+            start = torch.where(known.unsqueeze(-1), state_grad, 0.0)
+            earlier, found = _interval(problem, times, y[rows, j], start, path, params)
+            state_grad = torch.where(known.unsqueeze(-1), earlier, state_grad)
+            totals = [add(total, new) for total, new in zip(totals, found, strict=True)]
+        state_grad = state_grad + grad[:, j - 1]
+    return [state_grad, *totals]
+
+
+def _interval(
+    problem: Problem, times: Tensor, y: Tensor, grad: Tensor, path: Records | None, params: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Solve the adjoint equation over one interval; ``times`` (b, 2) increase."""
+    field: _Adjoint = _WithState(problem.field) if path is None else _AlongPath(problem.field, path)
+    first = grad if path is not None else torch.cat([y, grad], dim=-1)
+    back = problem._replace(field=field, y0=first, times=-times.flip(1), tolerance=problem.tolerance)
+    if path is None and problem.tolerance.atol.ndim:
+        atol = problem.tolerance.atol
+        back = back._replace(tolerance=problem.tolerance._replace(atol=torch.cat([atol, atol])))
+    with torch.no_grad():
+        rate = field(back.start, first)
+    solve = integrate_fixed if problem.stepping == "fixed" else integrate
+    trace = solve(back, rate, keep_states=path is None, keep_coef=path is not None)
+    failed = trace.final.status != Status.SUCCESS.value
+    if bool(failed.any()):
+        reason = Status(int(trace.final.status[failed][0]))
+        raise SolverError(
+            f"the adjoint equation failed between t={times[0, 0]:.6g} and {times[0, 1]:.6g}: {reason.name}, "
+            f"{reason.sentence}. Cure: use adjoint='discrete'."
+        )
+    end = trace.final.y[:, -grad.shape[1] :]
+    if not params:
+        return end, []
+    return end, field.integral(problem.method, trace, params)
+
+
+class _Adjoint(Field):
+    """Right-hand side of the adjoint equation in the time −t, and the integral over its steps."""
+
+    def __init__(self, inner: Field) -> None:
+        super().__init__(inner.f, inner.args, inner.shape, inner.sign, inner.per_sample)
+
+    def forwards(self, t: Tensor, y: Tensor) -> Tensor:
+        """Evaluate the rate of the problem itself."""
+        return super().__call__(t, y)
+
+    def integral(self, method: Method, trace: Trace, params: Sequence[Tensor]) -> list[Tensor | None]:
+        """Integrate the gradient of ``params`` over the accepted steps."""
+        raise NotImplementedError
+
+    def part(
+        self, t: Tensor, y: Tensor, grad: Tensor, weight: Tensor, params: Sequence[Tensor]
+    ) -> tuple[Tensor | None, ...]:
+        """Give ``weight (∂f/∂p)ᵀ a`` at one point; ``weight`` is (1,) or (batch,)."""
+        moved = (weight != 0).unsqueeze(-1)
+        with torch.enable_grad():
+            rate = self.forwards(t, y.detach())
+        if not rate.requires_grad:
+            return (None,) * len(params)
+        scaled = torch.where(moved, weight.to(y.real.dtype).unsqueeze(-1) * grad, 0.0)
+        return torch.autograd.grad(rate, params, scaled, allow_unused=True)
+
+
+class _WithState(_Adjoint):
+    """The state is solved backwards together with its gradient."""
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        state, grad = y.chunk(2, dim=-1)
+        rate, pulled = _pull(lambda s: self.forwards(-t, s), state, grad)
+        return torch.cat([-rate, pulled], dim=-1)
+
+    def integral(self, method: Method, trace: Trace, params: Sequence[Tensor]) -> list[Tensor | None]:
+        """Use the stages and weights of the steps themselves."""
+        if not isinstance(method, ExplicitRK):
+            raise OptionError("adjoint='backsolve' needs an explicit Runge-Kutta method.")
+        totals: list[Tensor | None] = [None] * len(params)
+        points: list[tuple[Tensor, Tensor]] = []
+
+        def noted(t: Tensor, y: Tensor) -> Tensor:
+            points.append((t, y))
+            return self(t, y)
+
+        for t, h, y in zip(trace.times[:-1], trace.size, trace.states, strict=True):
+            points.clear()
+            with torch.no_grad():
+                method.replay(noted, t, h, y, dense=False)
+            for (when, both), b in zip(points, method.tableau.a[-1], strict=True):
+                if b != 0.0:
+                    state, grad = both.chunk(2, dim=-1)
+                    found = self.part(-when, state, grad, b * h, params)
+                    totals = [add(total, new) for total, new in zip(totals, found, strict=True)]
+        return totals
+
+
+class _AlongPath(_Adjoint):
+    """The state is read from the polynomials of the forward solve."""
+
+    def __init__(self, inner: Field, path: Records) -> None:
+        super().__init__(inner)
+        self.path = path
+
+    def state(self, t: Tensor) -> Tensor:
+        """State at times of shape (1,) or (batch,)."""
+        times = self.path.times
+        wanted = t.expand(max(times.shape[1], len(t))).unsqueeze(1)
+        wide = self.path._replace(times=times.expand(-1, len(wanted)), size=self.path.size.expand(-1, len(wanted)))
+        return evaluate(wide, *locate(wide.times, wanted))[:, 0]
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        return _pull(lambda s: self.forwards(-t, s), self.state(-t), y)[1]
+
+    def integral(self, method: Method, trace: Trace, params: Sequence[Tensor]) -> list[Tensor | None]:
+        """Three-point Gauss quadrature in each step."""
+        if trace.coef is None:
+            return [None] * len(params)
+        totals: list[Tensor | None] = [None] * len(params)
+        for t, h, grad, coef in zip(trace.times[:-1], trace.size, trace.states, trace.coef, strict=True):
+            for theta, weight in GAUSS:
+                size = h.to(grad.real.dtype).unsqueeze(-1)
+                inside = grad + size * sum((theta ** (p + 1) * c for p, c in enumerate(coef)), torch.zeros_like(grad))
+                when = -(t + theta * h)
+                found = self.part(when, self.state(when), inside, weight * h, params)
+                totals = [add(total, new) for total, new in zip(totals, found, strict=True)]
+        return totals
+
+
+def _pull(f: Callable[[Tensor], Tensor], y: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Value of f and its vector–Jacobian product."""
+    value: Any = torch.func.vjp(f, y)
+    return value[0], value[1](grad)[0]
