@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from scidyn._check.values import integer
 from scidyn.errors import OptionError
-from scidyn.solvers.adjoint.capture import captured
-from scidyn.solvers.adjoint.checkpoints import Checkpoints, check_checkpoints
-from scidyn.solvers.adjoint.continuous import attach_continuous, check_backsolve
-from scidyn.solvers.adjoint.direct import replay
-from scidyn.solvers.adjoint.discrete import attach
-from scidyn.solvers.adjoint.regularisation import check_regularize, regularised, with_nodes
-from scidyn.solvers.adjoint.reversible import Marks, attach_reversible, reversible
-from scidyn.solvers.adjoint.times import move, move_outputs
-from scidyn.solvers.arguments import Problem, check_choices, prepare
-from scidyn.solvers.backends import torchdiffeq
-from scidyn.solvers.backends.scipy import gradient_method, integrate_scipy
-from scidyn.solvers.compiling import stepper
+from scidyn.solvers.arguments import check_choices, prepare
+from scidyn.solvers.backends.scipy import gradient_method
 from scidyn.solvers.controller import Controller
-from scidyn.solvers.dense import Records, evaluate, locate
 from scidyn.solvers.event_solve import check_events, solve_to_event
 from scidyn.solvers.events import Event
-from scidyn.solvers.failure import report
-from scidyn.solvers.fixed_steps import integrate_fixed
-from scidyn.solvers.loop import Trace, integrate
 from scidyn.solvers.methods.stepper import Method
+from scidyn.solvers.request import Request, solve
 from scidyn.solvers.segments import solve_with_jumps
-from scidyn.solvers.solution import Solution, Stats
-from scidyn.solvers.status import Status
+from scidyn.solvers.solution import Solution
 
 __all__ = ["solve_ode"]
 
@@ -207,172 +191,34 @@ def solve_ode(
     S. McCallum, J. Foster, Efficient, accurate and stable gradients for neural ODEs, arXiv:2410.11648, 2024.
     """
     check_choices(adjoint, backend, on_failure, compile)
-    limit = None if checkpoints is None else integer("checkpoints", checkpoints, at_least=2)
-    if (events is not None or jump_times is not None) and (
+    setup: dict[str, Any] = {
+        "args": args,
+        "method": method,
+        "rtol": rtol,
+        "atol": atol,
+        "controller": controller,
+        "norm": norm,
+    }
+    setup |= {"dt0": dt0, "dt_min": dt_min, "dt_max": dt_max, "max_steps": max_steps, "stepping": stepping}
+    gradient: dict[str, Any] = {"adjoint": adjoint, "params": params, "compile": compile, "on_failure": on_failure}
+    interrupted = events is not None or jump_times is not None
+    if interrupted and (
         checkpoints is not None or regularize is not None or adjoint not in ("discrete", "direct", None)
     ):
         raise OptionError(
             "events and jump_times take adjoint='discrete', 'direct' or None, without checkpoints and regularize."
         )
-    if jump_times is not None and events is None and backend == "native":
-        options = {"args": args, "method": method, "rtol": rtol, "atol": atol, "controller": controller, "norm": norm}
-        options |= {"dt0": dt0, "dt_min": dt_min, "dt_max": dt_max, "max_steps": max_steps, "stepping": stepping}
-        options |= {"adjoint": adjoint, "dense": dense, "params": params, "compile": compile, "on_failure": on_failure}
-        return solve_with_jumps(solve_ode, f, y0, t, jump_times, jump, options)
     if jump_times is not None or jump is not None:
-        raise OptionError("jump needs jump_times, with backend='native' and without events: pass jump_times alone.")
+        if jump_times is None or events is not None or backend != "native":
+            raise OptionError("jump needs jump_times, with backend='native' and without events: pass jump_times alone.")
+        return solve_with_jumps(solve_ode, f, y0, t, jump_times, jump, setup | gradient | {"dense": dense})
     if events is not None:
-        options = {"method": method, "rtol": rtol, "atol": atol, "controller": controller, "norm": norm, "dt0": dt0}
-        options |= {"dt_min": dt_min, "dt_max": dt_max, "max_steps": max_steps, "stepping": stepping}
-        extra = {"adjoint": adjoint, "params": params, "compile": compile, "on_failure": on_failure}
         check_events(events, backend, stepping, dense)
-        return solve_to_event(solve_ode, events, f, y0, t, args, options, extra)
+        return solve_to_event(solve_ode, events, f, y0, t, setup.pop("args"), setup, gradient)
     foreign = str(method) if backend == "scipy" else None
     if foreign is not None:
-        method, stepping = gradient_method(foreign), stepping or "per_sample"
-    problem = prepare(
-        f,
-        y0,
-        t,
-        args=args,
-        method=method,
-        rtol=rtol,
-        atol=atol,
-        controller=controller,
-        norm=norm,
-        dt0=dt0,
-        dt_min=dt_min,
-        dt_max=dt_max,
-        max_steps=max_steps,
-        stepping=stepping,
-    )
-    if regularize is not None:
-        if backend != "native" or limit is not None:
-            raise OptionError("regularize needs backend='native' and every state: leave out backend and checkpoints.")
-        check_regularize(problem, regularize, adjoint)
-    plain = problem
-    if adjoint == "reversible":
-        problem = problem._replace(method=reversible(problem.method))
-    elif adjoint == "backsolve":
-        check_backsolve(problem.method)
-    if limit is not None:
-        if backend != "native":
-            raise OptionError(f"checkpoints needs backend='native'; got {backend!r}.")
-        check_checkpoints(problem.method, adjoint)
-    if backend == "torchdiffeq":
-        torchdiffeq.suits(problem, dense, compile, controller)
-    with torch.no_grad():
-        k1 = problem.field.probe(problem.start, problem.y0.detach())
-    inputs = _inputs(problem, params) if adjoint is not None and torch.is_grad_enabled() else None
-    if backend == "torchdiffeq":
-        trace = _with_torchdiffeq(problem, adjoint, inputs)
-        return report(make_solution(problem, trace, trace.y), trace.last_size, on_failure)
-    along = inputs is not None and adjoint == "interpolating"
-    keep = along or (inputs is not None and adjoint == "discrete")
-    marks: Marks | Checkpoints | None = None
-    if inputs is not None and adjoint == "reversible":
-        marks = Marks()
-    elif keep and limit is not None:
-        keep, marks = False, Checkpoints(limit, problem.y0)
-    keep = keep or regularize is not None
-    if foreign is not None:
-        trace = integrate_scipy(problem, foreign, keep_states=keep, keep_coef=dense or along, progress=progress)
-    elif problem.stepping == "fixed":
-        trace = integrate_fixed(
-            problem, k1, keep_states=keep, keep_coef=dense or along, progress=progress, observe=marks
-        )
-    else:
-        trace = integrate(
-            problem,
-            k1,
-            keep_states=keep,
-            keep_coef=dense or along,
-            try_step=stepper(problem, compile),
-            progress=progress,
-            observe=marks,
-        )
-    nodes = regularize in ("error", "stiffness") and len(trace.size) > 0
-    whole, longer = with_nodes(problem, trace) if nodes else (problem, trace)
-    y = longer.y if inputs is None else _differentiable(whole, longer, inputs, adjoint, marks)
-    y, states = y[:, : trace.y.shape[1]], y[:, trace.y.shape[1] :].transpose(0, 1) if nodes else trace.states
-    solution = report(make_solution(problem, trace, y), trace.last_size, on_failure)
-    if regularize is None or not len(trace.size):
-        return solution
-    return replace(solution, regularization=regularised(plain, trace, regularize, states, regularize_seed))
-
-
-def _with_torchdiffeq(problem: Problem, adjoint: str | None, inputs: Sequence[Tensor] | None) -> Trace:
-    """Solve with the other package; gradients with respect to times are attached here."""
-    with torch.set_grad_enabled(inputs is not None):
-        trace = torchdiffeq.solve(problem, _start(problem), adjoint, inputs or ())
-    if inputs is None or not problem.times.requires_grad:
-        return trace
-    return trace._replace(y=move_outputs(problem.field, problem.times, trace.y, problem.y0))
-
-
-def _inputs(problem: Problem, params: Sequence[Tensor] | None) -> tuple[Tensor, ...] | None:
-    """Tensors that the field depends on, or None if nothing needs a gradient."""
-    found = captured(problem.field, problem.start, problem.y0, params)
-    needed = bool(found) or problem.y0.requires_grad or problem.times.requires_grad
-    return found if needed else None
-
-
-def _differentiable(
-    problem: Problem, trace: Trace, inputs: Sequence[Tensor], adjoint: str | None, marks: Marks | Checkpoints | None
-) -> Tensor:
-    """Attach the gradient to the solution; times not reached hold NaN without one."""
-    y0, times = _start(problem), problem.times
-    if adjoint == "discrete":
-        y = attach(problem, trace, y0, inputs, marks if isinstance(marks, Checkpoints) else None)
-    elif adjoint in ("backsolve", "interpolating"):
-        y = attach_continuous(problem, trace, y0, inputs, adjoint)
-    elif isinstance(marks, Marks):
-        y = attach_reversible(problem, trace, marks, y0, inputs)
-    else:
-        grid, fixed = (trace.times, trace.size), problem.stepping == "fixed"
-        y = replay(problem.field, problem.method, y0, *grid, times.detach(), fixed)
-        y = y.masked_fill(torch.isnan(trace.y).all(dim=-1, keepdim=True), torch.nan)
-    return move_outputs(problem.field, times, y, problem.y0) if times.requires_grad else y
-
-
-def _start(problem: Problem) -> Tensor:
-    """Initial rows; they move against the field with the first time if that needs a gradient."""
-    start = problem.start
-    if not (start.requires_grad and torch.is_grad_enabled()):
-        return problem.y0
-    return move(problem.field, start, start.detach(), problem.y0)
-
-
-def make_solution(problem: Problem, trace: Trace, y: Tensor) -> Solution:
-    """Bring the trace into the caller's shapes and direction of time."""
-    batch, count = y.shape[:2]
-    final, sign = trace.final, problem.field.sign
-    status = tuple(Status(code) for code in final.status.expand(batch).tolist())
-    stats = Stats(
-        n_accepted=final.accepted.expand(batch),
-        n_rejected=final.rejected.expand(batch),
-        evaluations=trace.evaluations,
-        host_reads=trace.host_reads,
-        reached=sign * final.t.expand(batch),
-    )
-    shaped = y.reshape(batch, count, *problem.state)
-    return Solution(problem.user_times, shaped, status, stats, _interpolant(problem, trace))
-
-
-def _interpolant(problem: Problem, trace: Trace) -> Callable[[Tensor], Tensor] | None:
-    """Continuous extension in the caller's shapes, if the polynomials were kept."""
-    if trace.coef is None:
-        return None
-    records = Records(trace.times, trace.size, trace.states, trace.coef)
-    batch, sign = problem.y0.shape[0], problem.field.sign
-
-    def interpolant(t: Tensor) -> Tensor:
-        wanted = sign * (t.unsqueeze(0) if t.ndim == 1 else t)
-        rows = max(records.times.shape[1], wanted.shape[0])
-        wide = records._replace(times=records.times.expand(-1, rows), size=records.size.expand(-1, rows))
-        wanted = wanted.expand(rows, -1)
-        y = evaluate(wide, *locate(wide.times, wanted))
-        late = (wanted > trace.final.t.expand(rows).unsqueeze(1)).unsqueeze(-1)
-        return torch.where(late, torch.nan, y).reshape(batch, wanted.shape[1], *problem.state)
-
-    return interpolant
+        setup |= {"method": gradient_method(foreign), "stepping": stepping or "per_sample"}
+    problem = prepare(f, y0, t, **setup)
+    limit = None if checkpoints is None else integer("checkpoints", checkpoints, at_least=2)
+    request = Request(backend, foreign, limit, regularize, regularize_seed, controller, dense, progress, **gradient)
+    return solve(problem, request)

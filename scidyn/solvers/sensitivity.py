@@ -16,7 +16,7 @@ from scidyn.solvers.failure import report
 from scidyn.solvers.field import Field
 from scidyn.solvers.fixed_steps import integrate_fixed
 from scidyn.solvers.loop import Trace, integrate
-from scidyn.solvers.ode import make_solution
+from scidyn.solvers.request import make_solution
 from scidyn.solvers.solution import Solution
 
 __all__ = ["solve_sensitivities"]
