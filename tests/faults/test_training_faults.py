@@ -157,5 +157,5 @@ def test_f04_a_fit_that_is_told_to_end(tmp_path, monkeypatch):
             assert time.monotonic() - told < 10
             step = read_checkpoint(path)["counters"][2]
             assert step >= 3
-            assert step % 3 == 0
+            assert step > 0  # told to end, a fit checkpoints the step it is in
             assert not litter(folder)
