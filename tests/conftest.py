@@ -63,8 +63,3 @@ def shared_fits(sharing):
     """The whole test inside :func:`sharing`."""
     with sharing():
         yield
-
-
-def pytest_collection_modifyitems(items):
-    """Fits in forked children come first: autograd cannot fork after a test has registered a device."""
-    items.sort(key=lambda item: "test_training_faults" not in item.nodeid)
