@@ -1,7 +1,7 @@
 """Evaluations at prediction of a neural ODE classifier trained with and without penalties on hard steps.
 
 Images of handwritten digits (scikit-learn's ``load_digits``, 8 x 8), z' = tanh(W2 [tanh(W1 [z; t]); t]) on [0, 1]
-with 50 hidden units, a linear layer to ten classes; Tsit5 with shared steps, rtol = atol = 1e-5. Run by command::
+with 50 hidden units, a linear layer to ten classes; Tsit5 with shared steps, rtol = 1.2e-5, atol = 1e-5. Run by command::
 
     python benchmarks/ernode.py --seeds 5
 """
@@ -19,15 +19,17 @@ from torch import Tensor, nn
 from scidyn.solvers import LocalError, Stiffness, solve_ode
 from scidyn.training import ExponentialDecay
 
-ITERATIONS, BATCH, RATE, TOLERANCE = 250, 128, 5e-3, 1e-5
-DECAY = ExponentialDecay(start=10.0, end=1.0, steps=ITERATIONS)
+ITERATIONS, BATCH, RATE = 250, 128, 5e-3
+RTOL, ATOL = 1.2e-5, 1e-5  # single precision resolves no smaller relative tolerance
+DECAYS = {"100 to 10": ExponentialDecay(100.0, 10.0, ITERATIONS), "10 to 1": ExponentialDecay(10.0, 1.0, ITERATIONS)}
 VARIANTS = (
     "vanilla",
+    "ERNODE mean(E h), 100 to 10",
     "ERNODE mean(E h), 10 to 1",
     "SRNODE mean(S / 3.5068), 0.3",
-    "LRNODE error, uniform time, 10 to 1",
-    "LRNODE error, accepted step, 10 to 1",
-    "LRNODE error, initial step, 10 to 1",
+    "LRNODE error, uniform time, 100 to 10",
+    "LRNODE error, accepted step, 100 to 10",
+    "LRNODE error, initial step, 100 to 10",
 )
 
 
@@ -62,13 +64,14 @@ def data() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def penalty(variant: str, step: int) -> tuple[object, float, dict[str, str] | None]:
     """What to ask of the solve, and the weight and options of a local penalty."""
-    if variant.startswith("ERNODE"):
-        return LocalError(), DECAY(step), None
+    decay = DECAYS.get(variant.rsplit(", ", 1)[-1])
     if variant.startswith("SRNODE"):
         return Stiffness(weight=1.0 / 3.5068), 0.3, None
-    if variant.startswith("LRNODE"):
+    if decay is not None and variant.startswith("ERNODE"):
+        return LocalError(), decay(step), None
+    if decay is not None:
         options = {"when": "uniform" if "uniform" in variant else "accepted"}
-        return None, DECAY(step), options | {"step": "initial" if "initial" in variant else "accepted"}
+        return None, decay(step), options | {"step": "initial" if "initial" in variant else "accepted"}
     return None, 0.0, None
 
 

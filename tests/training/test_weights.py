@@ -1,5 +1,7 @@
 """A weight that decays: its end points, its ratio per step, and what it refuses."""
 
+import itertools
+
 import pytest
 
 from scidyn.errors import OptionError
@@ -11,7 +13,7 @@ def test_the_ratio_of_neighbours_is_constant():
     values = [weight(step) for step in range(51)]
     assert values[0] == pytest.approx(100.0)
     assert values[-1] == pytest.approx(10.0)
-    ratios = [b / a for a, b in zip(values, values[1:], strict=False)]
+    ratios = [b / a for a, b in itertools.pairwise(values)]
     assert max(ratios) == pytest.approx(min(ratios))
     assert weight(1000) == values[-1]
 
