@@ -1,7 +1,8 @@
 """Evaluations at prediction of a neural ODE classifier trained with and without penalties on hard steps.
 
 Images of handwritten digits (scikit-learn's ``load_digits``, 8 x 8), z' = tanh(W2 [tanh(W1 [z; t]); t]) on [0, 1]
-with 50 hidden units, a linear layer to ten classes; Tsit5 with shared steps, rtol = 1.2e-5, atol = 1e-5. Run by command::
+with 50 hidden units, a linear layer to ten classes; Tsit5 with shared steps, rtol = 1.2e-5,
+atol = 1e-5. Run by command::
 
     python benchmarks/ernode.py --seeds 5
 """
@@ -47,9 +48,7 @@ class Classifier(nn.Module):
 
     def solve(self, x: Tensor, **options):
         parameters = [*self.first.parameters(), *self.second.parameters()]
-        return solve_ode(
-            self.rate, x, [0.0, 1.0], rtol=TOLERANCE, atol=TOLERANCE, dt0=0.1, params=parameters, **options
-        )
+        return solve_ode(self.rate, x, [0.0, 1.0], rtol=RTOL, atol=ATOL, dt0=0.1, params=parameters, **options)
 
 
 def data() -> tuple[Tensor, Tensor, Tensor, Tensor]:
