@@ -47,17 +47,28 @@ def locate(times: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
 
 def evaluate(records: Records, index: Tensor, theta: Tensor) -> Tensor:
     """States at the located times, shape (batch, T, D); differentiable in ``y`` and ``coef``."""
+    if index.shape[0] == 1 and records.y.device.type == "cpu":
+        return _evaluate_shared(records, index[0], theta[0])
     dtype = records.y.real.dtype
-    if index.shape[0] == 1:
-        y = records.y[index[0]].transpose(0, 1)
-        coef = records.coef[index[0]].permute(1, 2, 0, 3)
-    else:
-        rows = torch.arange(index.shape[0], device=index.device).unsqueeze(1)
-        y = records.y[index, rows]
-        coef = records.coef.transpose(1, 2)[index, rows].permute(2, 0, 1, 3)
-    size = records.size.T.gather(1, index).to(dtype).unsqueeze(-1)
+    rows = torch.arange(records.y.shape[1], device=index.device).unsqueeze(1)
+    index = index.expand(len(rows), -1)
+    y = records.y[index, rows]
+    coef = records.coef.transpose(1, 2)[index, rows].permute(2, 0, 1, 3)
+    size = records.size.T.expand(len(rows), -1).gather(1, index).to(dtype).unsqueeze(-1)
     x = theta.to(dtype).unsqueeze(-1)
     polynomial = coef[-1]
     for power in range(coef.shape[0] - 2, -1, -1):
         polynomial = polynomial * x + coef[power]
     return y + size * x * polynomial
+
+
+def _evaluate_shared(records: Records, index: Tensor, theta: Tensor) -> Tensor:
+    """States at increasing times located in steps that all samples share: one product of matrices for each step."""
+    powers = torch.arange(1, records.coef.shape[1] + 1, device=theta.device)
+    weights = (records.size[index] * theta.unsqueeze(1) ** powers).to(records.y.dtype)
+    steps, counts = (x.tolist() for x in torch.unique_consecutive(index, return_counts=True))
+    parts = [
+        torch.addmm(records.y[n].reshape(1, -1), w, records.coef[n].reshape(w.shape[1], -1))
+        for n, w in zip(steps, weights.split(counts), strict=True)
+    ]
+    return torch.cat(parts).reshape(len(index), *records.y.shape[1:]).transpose(0, 1)

@@ -11,22 +11,25 @@ import torch
 from torch import Tensor
 
 from scidyn.errors import OptionError
-from scidyn.solvers.adjoint.capture import captured
+from scidyn.solvers.adjoint.capture import captured, tangled
 from scidyn.solvers.adjoint.checkpoints import Checkpoints, check_checkpoints
 from scidyn.solvers.adjoint.continuous import attach_continuous, check_backsolve
 from scidyn.solvers.adjoint.direct import replay
 from scidyn.solvers.adjoint.discrete import attach
 from scidyn.solvers.adjoint.local_regularisation import Grid, local_regulariser
+from scidyn.solvers.adjoint.recorded import Recorder, recordable
 from scidyn.solvers.adjoint.regularisation import check_regularize, regularised, with_nodes
 from scidyn.solvers.adjoint.reversible import Marks, attach_reversible, reversible
 from scidyn.solvers.adjoint.times import move, move_outputs
 from scidyn.solvers.arguments import Problem
 from scidyn.solvers.backends import torchdiffeq
 from scidyn.solvers.backends.scipy import integrate_scipy
+from scidyn.solvers.attempt import Bounds, LoopState, Outcome
 from scidyn.solvers.compiling import stepper
 from scidyn.solvers.dense import Records, evaluate, locate
 from scidyn.solvers.failure import report
 from scidyn.solvers.fixed_steps import integrate_fixed
+from scidyn.solvers.host_control import HostControl, controllable
 from scidyn.solvers.loop import Trace, integrate
 from scidyn.solvers.penalties import Regularization
 from scidyn.solvers.solution import Solution, Stats
@@ -66,10 +69,14 @@ def solve(problem: Problem, request: Request) -> Solution:
     if request.backend == "torchdiffeq":
         trace = _with_torchdiffeq(problem, adjoint, inputs)
         return report(make_solution(problem, trace, trace.y), trace.last_size, request.on_failure)
-    trace, marks = _integrate(problem, k1, request, differentiate=inputs is not None)
+    recorder = None if inputs is None else _recorder(problem, request, inputs)
+    if recorder is None:
+        trace, marks = _integrate(problem, k1, request, differentiate=inputs is not None)
+    else:
+        trace, marks = _integrate(problem._replace(method=recorder), k1, request, differentiate=True)
     nodes = request.regularize is not None and len(trace.size) > 0
     whole, longer = with_nodes(problem, trace) if nodes else (problem, trace)
-    y = longer.y if inputs is None else _differentiable(whole, longer, inputs, adjoint, marks)
+    y = longer.y if inputs is None else _differentiable(whole, longer, inputs, adjoint, marks, recorder)
     y, states = y[:, : trace.y.shape[1]], y[:, trace.y.shape[1] :].transpose(0, 1) if nodes else trace.states
     solution = report(make_solution(problem, trace, y), trace.last_size, request.on_failure)
     # a reversible pair of states is not what one plain step starts from
@@ -97,6 +104,14 @@ def _check(problem: Problem, request: Request) -> None:
         torchdiffeq.suits(problem, request.dense, request.compile, request.controller)
 
 
+def _recorder(problem: Problem, request: Request, inputs: Sequence[Tensor]) -> Recorder | None:
+    """Method that keeps the graphs of its stages, if that is wanted and possible."""
+    import os
+    if os.environ.get("REC") and request.compile is False and request.adjoint == "discrete" and request.checkpoints is None and recordable(problem) and not tangled(inputs):
+        return Recorder(problem.method, None, inputs)
+    return None
+
+
 def _integrate(
     problem: Problem, k1: Tensor, request: Request, *, differentiate: bool
 ) -> tuple[Trace, Marks | Checkpoints | None]:
@@ -119,11 +134,20 @@ def _integrate(
             k1,
             keep_states=keep,
             keep_coef=coef,
-            try_step=stepper(problem, request.compile),
+            try_step=_try_step(problem, request.compile),
             progress=request.progress,
             observe=marks,
         )
     return trace, marks
+
+
+def _try_step(problem: Problem, compile: bool | str) -> Callable[[LoopState, Bounds], Outcome]:
+    """Function that tries one step."""
+    method = problem.method
+    bare = problem._replace(method=method.method) if isinstance(method, Recorder) else problem
+    if compile is False and controllable(bare):
+        return HostControl(bare, method.shared_step)
+    return stepper(problem, compile)
 
 
 def _with_torchdiffeq(problem: Problem, adjoint: str | None, inputs: Sequence[Tensor] | None) -> Trace:
@@ -143,12 +167,18 @@ def _inputs(problem: Problem, params: Sequence[Tensor] | None) -> tuple[Tensor, 
 
 
 def _differentiable(
-    problem: Problem, trace: Trace, inputs: Sequence[Tensor], adjoint: str | None, marks: Marks | Checkpoints | None
+    problem: Problem,
+    trace: Trace,
+    inputs: Sequence[Tensor],
+    adjoint: str | None,
+    marks: Marks | Checkpoints | None,
+    recorder: Recorder | None,
 ) -> Tensor:
     """Attach the gradient to the solution; times not reached hold NaN without one."""
     y0, times = _start(problem), problem.times
     if adjoint == "discrete":
-        y = attach(problem, trace, y0, inputs, marks if isinstance(marks, Checkpoints) else None)
+        sweep = None if recorder is None else recorder.sweep(trace.times[-1], len(trace.size))
+        y = attach(problem, trace, y0, inputs, marks if isinstance(marks, Checkpoints) else None, sweep)
     elif adjoint in ("backsolve", "interpolating"):
         y = attach_continuous(problem, trace, y0, inputs, adjoint)
     elif isinstance(marks, Marks):
@@ -172,7 +202,8 @@ def make_solution(problem: Problem, trace: Trace, y: Tensor) -> Solution:
     """Bring the trace into the caller's shapes and direction of time."""
     batch, count = y.shape[:2]
     final, sign = trace.final, problem.field.sign
-    status = tuple(Status(code) for code in final.status.expand(batch).tolist())
+    found = tuple(Status(code) for code in final.status.tolist())
+    status = found if len(found) == batch else found * batch
     stats = Stats(
         n_accepted=final.accepted.expand(batch),
         n_rejected=final.rejected.expand(batch),

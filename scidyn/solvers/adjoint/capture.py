@@ -27,7 +27,7 @@ class _Watch(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        for tensor in _tensors((args, kwargs)):
+        for tensor in _tensors((*args, *(kwargs or {}).values())):
             if id(tensor) not in self.made and tensor.requires_grad:
                 self.found.setdefault(id(tensor), tensor)
         result = func(*args, **(kwargs or {}))
@@ -67,7 +67,13 @@ def _check(params: Sequence[Tensor]) -> None:
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
     """Tensors among the leaves of nested tuples, lists and dicts."""
-    return (x for x in pytree.tree_leaves(tree) if isinstance(x, Tensor))
+    for x in tree if type(tree) in (tuple, list) else (tree,):
+        if isinstance(x, Tensor):
+            yield x
+        elif type(x) in (tuple, list):
+            yield from _tensors(x)
+        elif not isinstance(x, (int, float, str, type(None), torch.dtype, torch.device)):
+            yield from (y for y in pytree.tree_leaves(x) if isinstance(y, Tensor))
 
 
 def _leaves(result: Tensor, known: Sequence[Tensor]) -> Iterator[Tensor]:

@@ -11,7 +11,7 @@ from its record, so no graph of the solve is kept.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,24 +20,34 @@ from torch import Tensor
 from scidyn.solvers.adjoint.capture import Gate, Swapped, tangled
 from scidyn.solvers.adjoint.checkpoints import Checkpoints, by_segments
 from scidyn.solvers.adjoint.direct import replay
-from scidyn.solvers.adjoint.records import Cotangents, Steps, add
+from scidyn.solvers.adjoint.records import Cotangents, SharedCotangents, Steps, add, distribute
 from scidyn.solvers.adjoint.together import Coupled, sweep_together, worthwhile
 from scidyn.solvers.arguments import Problem
 from scidyn.solvers.dense import locate
 from scidyn.solvers.loop import Trace
 
-__all__ = ["attach"]
+__all__ = ["attach", "repeat"]
+
+Sweep = Callable[[Problem, Steps, Cotangents | SharedCotangents, Sequence[Tensor]], list[Tensor | None]]
 
 
 def attach(
-    problem: Problem, trace: Trace, y0: Tensor, params: Sequence[Tensor], checkpoints: Checkpoints | None = None
+    problem: Problem,
+    trace: Trace,
+    y0: Tensor,
+    params: Sequence[Tensor],
+    checkpoints: Checkpoints | None = None,
+    sweep: Sweep | None = None,
 ) -> Tensor:
-    """Give ``trace.y`` a gradient with respect to ``y0`` and ``params``; failed rows get none."""
+    """Give ``trace.y`` a gradient with respect to ``y0`` and ``params``; failed rows get none.
+
+    Without a ``sweep`` the way to go over the steps is chosen by their number and size.
+    """
     bare = problem._replace(y0=problem.y0.detach(), times=problem.times.detach())
     states, kept = trace.states, None
     if checkpoints is not None:
         kept, states = tuple(checkpoints.states), torch.stack(list(checkpoints.states.values()))
-    return _DiscreteAdjoint.apply(bare, kept, trace.y, trace.times, trace.size, states, y0, *params)
+    return _DiscreteAdjoint.apply(bare, sweep or repeat, kept, trace.y, trace.times, trace.size, states, y0, *params)
 
 
 class _DiscreteAdjoint(torch.autograd.Function):
@@ -45,6 +55,7 @@ class _DiscreteAdjoint(torch.autograd.Function):
     def forward(
         ctx: Any,
         problem: Problem,
+        sweep: Sweep,
         kept: tuple[int, ...] | None,
         y: Tensor,
         times: Tensor,
@@ -53,26 +64,28 @@ class _DiscreteAdjoint(torch.autograd.Function):
         y0: Tensor,
         *params: Tensor,
     ) -> Tensor:
-        ctx.problem, ctx.kept = problem, kept
+        ctx.problem, ctx.sweep, ctx.kept = problem, sweep, kept
+        ctx.whole = bool(torch.isfinite(y.detach().sum()))
         ctx.save_for_backward(y, times, size, states, y0, *params)
         return y.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         y, times, size, states, y0, *params = ctx.saved_tensors
-        needed = ctx.needs_input_grad[6:]
-        grad = grad.masked_fill(torch.isnan(y).all(dim=-1, keepdim=True), 0.0)
+        needed = ctx.needs_input_grad[7:]
+        if not ctx.whole:
+            grad = grad.masked_fill(torch.isnan(y).all(dim=-1, keepdim=True), 0.0)
         if torch.is_grad_enabled():
             found = _twice(ctx.problem, times, size, y0, params, needed, grad)
         elif tangled(params):
             # of tensors computed from each other each gets its own share only
             bare = [p.detach().requires_grad_() for p in params]
             with Swapped(params, bare):
-                found = _once(ctx.problem, Steps(times, size, states), bare, grad, ctx.kept)
+                found = _once(ctx.problem, Steps(times, size, states), bare, grad, ctx.kept, repeat)
         else:
-            found = _once(ctx.problem, Steps(times, size, states), params, grad, ctx.kept)
+            found = _once(ctx.problem, Steps(times, size, states), params, grad, ctx.kept, ctx.sweep)
         found_or_none = [g if need else None for g, need in zip(found, needed, strict=True)]
-        return None, None, None, None, None, None, *found_or_none
+        return None, None, None, None, None, None, None, *found_or_none
 
 
 def _twice(
@@ -97,7 +110,7 @@ def _twice(
 
 
 def _once(
-    problem: Problem, steps: Steps, params: Sequence[Tensor], grad: Tensor, kept: tuple[int, ...] | None
+    problem: Problem, steps: Steps, params: Sequence[Tensor], grad: Tensor, kept: tuple[int, ...] | None, sweep: Sweep
 ) -> list[Tensor | None]:
     """Sweep over the steps from the last to the first."""
     if len(steps.size) == 0:
@@ -105,21 +118,21 @@ def _once(
     index, theta = locate(steps.times, problem.times.expand(steps.times.shape[1], -1))
     theta = torch.where(theta > 0.5, 1.0, 0.0) if problem.stepping == "fixed" else theta
     if kept is None:
-        return _choose(problem, steps, Cotangents.of(steps, index, theta, grad), params)
+        return sweep(problem, steps, distribute(steps, index, theta, grad), params)
 
     def segment(part: Steps, low: int, last: Tensor) -> list[Tensor | None]:
         local = index - low
         here = ((local >= 0) & (local < len(part.size))).unsqueeze(-1)
         outer = Cotangents.of(part, local.clamp(0, len(part.size) - 1), theta, torch.where(here, grad, 0.0))
         outer.nodes[-1] += last
-        return _choose(problem, part, outer, params)
+        return sweep(problem, part, outer, params)
 
     stored = dict(zip(kept, steps.states, strict=True))
     return by_segments(problem, steps.times, steps.size, stored, torch.zeros_like(steps.states[0]), segment)
 
 
-def _choose(problem: Problem, steps: Steps, outer: Cotangents, params: Sequence[Tensor]) -> list[Tensor | None]:
-    """Sweep in whichever way suits the problem."""
+def repeat(problem: Problem, steps: Steps, outer: Cotangents | SharedCotangents, params: Sequence[Tensor]) -> list[Tensor | None]:
+    """Take the steps again in whichever way suits the problem."""
     steps = steps.at_safe_states()
     if worthwhile(problem, steps):
         try:
@@ -129,7 +142,7 @@ def _choose(problem: Problem, steps: Steps, outer: Cotangents, params: Sequence[
     return _sweep(problem, steps, outer, params)
 
 
-def _sweep(problem: Problem, steps: Steps, outer: Cotangents, params: Sequence[Tensor]) -> list[Tensor | None]:
+def _sweep(problem: Problem, steps: Steps, outer: Cotangents | SharedCotangents, params: Sequence[Tensor]) -> list[Tensor | None]:
     """One vector–Jacobian product per step."""
     totals: list[Tensor | None] = [None] * len(params)
     state_grad = outer.nodes[-1]

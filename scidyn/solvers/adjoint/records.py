@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Cotangents", "Steps", "add"]
+__all__ = ["Cotangents", "SharedCotangents", "Steps", "add", "distribute"]
 
 
 class Steps(NamedTuple):
@@ -103,6 +104,77 @@ class Cotangents(NamedTuple):
         weights = size.unsqueeze(1) * theta.unsqueeze(1) ** torch.arange(1, powers + 1, device=theta.device)
         total.index_add_(0, self.flat[chosen] - low * batch, weights.unsqueeze(-1) * grad.unsqueeze(1))
         return total.reshape(high - low, batch, powers, width).transpose(1, 2)
+
+
+class SharedCotangents(NamedTuple):
+    """The same for steps and times that all samples share.
+
+    Attributes
+    ----------
+    nodes : Tensor, shape (N + 1, batch, D)
+        Gradient at the ends of steps.
+    inside : list of bool
+        Whether any time is reported strictly inside each step.
+    grad : Tensor, shape (T, batch * D)
+        Gradient at the reported times.
+    offset : Tensor, shape (T,)
+        ``θ`` of each reported time.
+    size : Tensor, shape (T,)
+        Size of the step of each reported time.
+    span : dict of int to tuple of int
+        First and last + 1 of the reported times strictly inside a step.
+    """
+
+    nodes: Tensor
+    inside: list[bool]
+    grad: Tensor
+    offset: Tensor
+    size: Tensor
+    span: dict[int, tuple[int, int]]
+
+    @classmethod
+    def of(cls, steps: Steps, index: Tensor, theta: Tensor, grad: Tensor) -> SharedCotangents:
+        """Distribute ``grad`` (batch, T, D) over nodes and steps, with ``index`` and ``theta`` of shape (1, T)."""
+        count, (batch, _, width) = len(steps.size), grad.shape
+        rows = grad.transpose(0, 1).reshape(grad.shape[1], -1)
+        nodes = grad.new_zeros((count + 1, rows.shape[1]))
+        span: dict[int, tuple[int, int]] = {}
+        begin = 0
+        for n, group in itertools.groupby(zip(index[0].tolist(), theta[0].tolist(), strict=True), lambda x: x[0]):
+            position = [x for _, x in group]
+            low = begin + sum(x <= 0.0 for x in position)
+            high, end = low + sum(0.0 < x < 1.0 for x in position), begin + len(position)
+            if high > begin:
+                nodes[n].add_(rows[begin:high].sum(dim=0))
+            if end > high:
+                nodes[n + 1].add_(rows[high:end].sum(dim=0))
+            if high > low:
+                span[n] = (low, high)
+            begin = end
+        inside = [n in span for n in range(count)]
+        size = steps.size[index[0], 0]
+        real = grad.real.dtype
+        return cls(nodes.reshape(count + 1, batch, width), inside, rows, theta[0].to(real), size.to(real), span)
+
+    def coef(self, n: int, powers: int) -> list[Tensor]:
+        """Gradients with respect to the coefficients of step n."""
+        return list(self.coefs(n, n + 1, powers)[0])
+
+    def coefs(self, low: int, high: int, powers: int) -> Tensor:
+        """Gradients with respect to the coefficients of steps low to high, shape (steps, powers, batch, D)."""
+        order = torch.arange(1, powers + 1, device=self.offset.device)
+        weights = (self.size.unsqueeze(1) * self.offset.unsqueeze(1) ** order).to(self.grad.dtype)
+        parts = []
+        for n in range(low, high):
+            first, last = self.span.get(n, (0, 0))
+            parts.append(weights[first:last].T @ self.grad[first:last])
+        return torch.stack(parts).reshape(high - low, powers, *self.nodes.shape[1:])
+
+
+def distribute(steps: Steps, index: Tensor, theta: Tensor, grad: Tensor) -> Cotangents | SharedCotangents:
+    """Distribute the gradient (batch, T, D) of reported times over nodes and steps."""
+    shared = index.shape[0] == 1 and steps.size.shape[1] == 1
+    return (SharedCotangents if shared else Cotangents).of(steps, index, theta, grad)
 
 
 def add(total: Tensor | None, new: Tensor | None) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -81,6 +82,22 @@ class ExplicitRK:
             stages.append(rate(t + node * h, y + scale * _combine(row, stages)))
         return Step(y + scale * _combine(self.tableau.a[-1], stages), (), None, ())
 
+    def shared_step(self, rate: Rate, t: float, h: float, y: Tensor, k1: Tensor) -> Step:
+        """Take one step that all samples share, its start and size known to the host."""
+        tableau = self.tableau
+        nodes = torch.tensor([[t + c * h] for c in tableau.c[1:]], dtype=torch.float64, device=y.device)
+        stages, y1 = [k1], y
+        for time, row in zip(nodes, tableau.a[1:], strict=True):
+            y1 = y
+            for weight, stage in zip(row, stages, strict=True):
+                y1 = torch.add(y1, stage, alpha=h * weight) if weight else y1
+            stages.append(rate(time, y1))
+        rows = torch.stack(stages).reshape(len(stages), -1)
+        coef = (_weights(tableau, rows.dtype, rows.device) @ rows).reshape(-1, *y.shape).unbind()
+        with torch.no_grad():
+            err = _combine(tableau.error or (), stages).mul_(h)
+        return Step(y1, (stages[-1],), err, coef)
+
     def _advance(self, rate: Rate, t: Tensor, h: Tensor, y: Tensor, k1: Tensor) -> Step:
         tableau = self.tableau
         scale = h.to(k1.real.dtype).unsqueeze(-1)
@@ -89,8 +106,16 @@ class ExplicitRK:
             y1 = y + scale * _combine(row, stages)
             stages.append(rate(t + node * h, y1))
         err = None if tableau.error is None else scale * self._error(stages)
-        coef = tuple(_combine(column, stages) for column in zip(*tableau.dense, strict=True))
-        return Step(y1, (stages[-1],), err, coef)
+        return Step(y1, (stages[-1],), err, self._coef(stages, own_steps=len(h) == len(y)))
+
+    def _coef(self, stages: Sequence[Tensor], *, own_steps: bool) -> tuple[Tensor, ...]:
+        """Coefficients of the continuous extension."""
+        columns = list(zip(*self.tableau.dense, strict=True))
+        if own_steps or torch.compiler.is_compiling():
+            # a product of matrices may round a sample differently beside other samples
+            return tuple(_combine(column, stages) for column in columns)
+        rows = torch.stack(tuple(stages)).reshape(len(stages), -1)
+        return (_weights(self.tableau, rows.dtype, rows.device) @ rows).reshape(-1, *stages[0].shape).unbind()
 
     def _error(self, stages: Sequence[Tensor]) -> Tensor:
         """Estimate over the step size; with a second estimate the first is reduced where both are small."""
@@ -100,6 +125,12 @@ class ExplicitRK:
         second = _combine(self.tableau.second_error, stages)
         size = torch.hypot(err.abs(), 0.1 * second.abs())
         return err * (err.abs() / torch.where(size > 0, size, torch.ones_like(size)))
+
+
+@functools.lru_cache(maxsize=64)
+def _weights(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Weights of the continuous extension, shape (powers, stages)."""
+    return torch.tensor(tableau.dense, dtype=dtype, device=device).T.contiguous()
 
 
 def _combine(weights: Sequence[float], stages: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,110 @@
+"""Steps that all samples share, controlled by numbers of the host: what an ordinary step needs and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from scidyn.solvers.arguments import Problem
+from scidyn.solvers.attempt import SMALLEST_PREVIOUS_RATIO, Bounds, LoopState, Outcome, attempts
+from scidyn.solvers.controller import Controller, Tolerance, error_ratio
+from scidyn.solvers.methods.explicit_rk import ExplicitRK
+from scidyn.solvers.methods.stepper import Rate, Step
+from scidyn.solvers.status import Status
+
+__all__ = ["HostControl", "controllable"]
+
+SharedStep = Callable[[Rate, float, float, Tensor, Tensor], Step]
+
+
+def controllable(problem: Problem) -> bool:
+    """True if the steps of this problem can be controlled by the host."""
+    method = problem.method
+    plain = isinstance(method, ExplicitRK) and method.tableau.second_error is None and method.adaptive
+    shared = problem.stepping == "shared" and isinstance(problem.controller, Controller)
+    return plain and shared and problem.y0.device.type == "cpu"
+
+
+class HostControl:
+    """Tries one step at a time; one that is refused or the last is left to the general rules.
+
+    Parameters
+    ----------
+    problem : Problem
+        A problem with shared steps.
+    take : callable
+        ``take(rate, t, h, y, k1)`` takes a step of the host's numbers ``t`` and ``h``.
+    """
+
+    def __init__(self, problem: Problem, take: SharedStep) -> None:
+        self._problem = problem
+        self._take = take
+        controller, order = problem.controller, problem.method.error_order
+        p, i, d = controller.proportional, controller.integral, controller.derivative
+        self._powers = (-(p + i + d) / order, (p + 2 * d) / order, -d / order)
+        self._state: LoopState | None = None
+
+    def __call__(self, state: LoopState, bounds: Bounds) -> Outcome:
+        """Make one attempt."""
+        if state is not self._state:
+            self._read(state, bounds)
+        field, t = self._problem.field, self._t
+        remaining = self._end - t
+        h = remaining if self._h >= remaining - self._slack else self._h
+        taken = self._take(field, t, h, state.y, state.carry[0])
+        ratio = error_ratio(bounds.tolerance, state.y, taken.y1, taken.err).item()
+        if not ratio <= 1.0 or h == remaining or self._tried + 1 >= self._most:
+            self._state = None
+            return self._general(state, bounds, taken)
+        first, second, third = self._powers
+        controller = self._problem.controller
+        factor = controller.safety * max(ratio, self._tiny) ** first * self._before[0] ** second
+        factor *= self._before[1] ** third
+        self._t, self._h = t + h, min(h * min(max(factor, 1.0), controller.grow), self._longest)
+        self._before = (max(ratio, SMALLEST_PREVIOUS_RATIO), self._before[0])
+        self._tried += 1
+        times = torch.tensor([[self._t], [h], [self._h]], dtype=state.t.dtype, device=state.t.device)
+        now, size, proposal = times
+        # the counters and the memory of the controller are brought up to date before the general rules need them
+        self._state = state._replace(t=now, h=proposal, y=taken.y1, carry=taken.carry)
+        return Outcome(
+            state=self._state,
+            times=times[:1],
+            size=times[1:2],
+            states=state.y.unsqueeze(0),
+            coef=torch.stack(taken.coef).unsqueeze(0),
+            flags=_GOES_ON,
+        )
+
+    def _read(self, state: LoopState, bounds: Bounds) -> None:
+        """Copy to the host what the control needs."""
+        numbers = torch.cat([state.t, state.h, bounds.end, bounds.slack, bounds.dt_max]).tolist()
+        self._t, self._h, self._end, self._slack, self._longest = numbers
+        before = torch.cat(list(state.previous)).tolist()
+        self._before, self._tiny = (before[0], before[1]), torch.finfo(state.previous[0].dtype).tiny
+        self._tried = self._first = int(state.accepted + state.rejected)
+        self._most = int(bounds.max_steps)
+
+    def _general(self, state: LoopState, bounds: Bounds, taken: Step) -> Outcome:
+        """Judge a step that is taken already."""
+        previous = tuple(torch.full_like(x, b) for x, b in zip(state.previous, self._before, strict=True))
+        state = state._replace(accepted=state.accepted + (self._tried - self._first), previous=previous)
+        return attempts(1, self._problem.field, _Taken(self._problem.method, taken), self._problem.controller, bounds, state)
+
+
+_GOES_ON = torch.tensor([True, True])
+
+
+class _Taken:
+    """A method whose next step is known."""
+
+    def __init__(self, method: ExplicitRK, taken: Step) -> None:
+        self.name, self.error_order, self._taken = method.name, method.error_order, taken
+
+    def step(
+        self, rate: Rate, t: Tensor, h: Tensor, y: Tensor, carry: tuple[Tensor, ...], tolerance: Tolerance
+    ) -> Step:
+        """Give the known step."""
+        return self._taken
