@@ -19,12 +19,12 @@ from scidyn.solvers.methods import METHODS, Method
 __all__ = ["Problem", "prepare"]
 
 STEPPING = ("shared", "per_sample", "fixed")
-ADJOINT = ("discrete", "direct", "reversible", "backsolve", "interpolating", None)
+ADJOINT = ("auto", "discrete", "direct", "reversible", "backsolve", "interpolating", None)
 BACKEND = ("native", "scipy", "torchdiffeq")
 BACKEND_ADJOINTS = {
     "native": ADJOINT,
-    "scipy": ("discrete", "direct", "interpolating", None),
-    "torchdiffeq": ("discrete", "direct", "backsolve", None),
+    "scipy": ("auto", "discrete", "direct", "interpolating", None),
+    "torchdiffeq": ("auto", "discrete", "direct", "backsolve", None),
 }
 NORM = ("max", "rms")
 ON_FAILURE = ("raise", "warn", "return")

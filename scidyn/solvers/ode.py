@@ -39,7 +39,7 @@ def solve_ode(
     dt_max: float | None = None,
     max_steps: int = 4096,
     stepping: str | None = None,
-    adjoint: str | None = "discrete",
+    adjoint: str | None = "auto",
     checkpoints: int | None = None,
     regularize: Callable[[Regularization], Tensor] | None = None,
     backend: str = "native",
@@ -93,9 +93,13 @@ def solve_ode(
         samples. ``"per_sample"``: each sample has its own steps and its result does not depend on the rest
         of the batch. ``"fixed"``: a grid known beforehand.
     adjoint : str, optional
-        How gradients are found. ``"discrete"`` (default): the exact gradient of the computed solution from
-        (t, h, y) per accepted step, N·batch·(D + 2) numbers; can be differentiated again. ``"direct"``:
-        autograd through every step, much more memory, the same gradient. ``"reversible"``: explicit
+        How gradients are found. ``"discrete"``: the exact gradient of the computed solution from
+        (t, h, y) per accepted step, N·batch·(D + 2) numbers; every step is evaluated again.
+        ``"direct"``: the same gradient from the graphs of all accepted steps, without a second evaluation and
+        with much more memory. ``"auto"`` (default): like ``"direct"`` for explicit methods as long as the
+        graphs hold less than 256 MiB, else ``"discrete"``, and so for states so small that evaluating all
+        steps at once is faster; ``Solution.stats.graph_bytes`` tells. These can be differentiated again.
+        ``"reversible"``: explicit
         Runge–Kutta methods in a form whose steps can be undone, the exact gradient of the computed solution
         with memory independent of the number of steps beyond their times; samples that fail get none.
 
@@ -200,7 +204,7 @@ def solve_ode(
     gradient: dict[str, Any] = {"adjoint": adjoint, "params": params, "compile": compile, "on_failure": on_failure}
     interrupted = events is not None or jump_times is not None
     if interrupted and (
-        checkpoints is not None or regularize is not None or adjoint not in ("discrete", "direct", None)
+        checkpoints is not None or regularize is not None or adjoint not in ("auto", "discrete", "direct", None)
     ):
         raise OptionError(
             "events and jump_times take adjoint='discrete', 'direct' or None, without checkpoints and regularize."

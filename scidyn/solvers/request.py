@@ -21,6 +21,7 @@ from scidyn.solvers.adjoint.recorded import Recorder, recordable
 from scidyn.solvers.adjoint.regularisation import check_regularize, regularised, with_nodes
 from scidyn.solvers.adjoint.reversible import Marks, attach_reversible, reversible
 from scidyn.solvers.adjoint.times import move, move_outputs
+from scidyn.solvers.adjoint.together import small
 from scidyn.solvers.arguments import Problem
 from scidyn.solvers.backends import torchdiffeq
 from scidyn.solvers.backends.scipy import integrate_scipy
@@ -36,6 +37,10 @@ from scidyn.solvers.solution import Solution, Stats
 from scidyn.solvers.status import Status
 
 __all__ = ["Request", "make_solution", "solve"]
+
+
+# graphs that hold more are dropped, and the steps taken again
+GRAPH_BYTES = 2**28
 
 
 class Request(NamedTuple):
@@ -69,16 +74,15 @@ def solve(problem: Problem, request: Request) -> Solution:
     if request.backend == "torchdiffeq":
         trace = _with_torchdiffeq(problem, adjoint, inputs)
         return report(make_solution(problem, trace, trace.y), trace.last_size, request.on_failure)
-    recorder = None if inputs is None else _recorder(problem, request, inputs)
-    if recorder is None:
-        trace, marks = _integrate(problem, k1, request, differentiate=inputs is not None)
-    else:
-        trace, marks = _integrate(problem._replace(method=recorder), k1, request, differentiate=True)
+    recorder = _recorder(problem, request, inputs)
+    stepped = problem if recorder is None else problem._replace(method=recorder)
+    trace, marks = _integrate(stepped, k1, request, differentiate=inputs is not None)
     nodes = request.regularize is not None and len(trace.size) > 0
     whole, longer = with_nodes(problem, trace) if nodes else (problem, trace)
+    kept_bytes = 0 if recorder is None else recorder.bytes
     y = longer.y if inputs is None else _differentiable(whole, longer, inputs, adjoint, marks, recorder)
     y, states = y[:, : trace.y.shape[1]], y[:, trace.y.shape[1] :].transpose(0, 1) if nodes else trace.states
-    solution = report(make_solution(problem, trace, y), trace.last_size, request.on_failure)
+    solution = report(make_solution(problem, trace, y, kept_bytes), trace.last_size, request.on_failure)
     # a reversible pair of states is not what one plain step starts from
     kept = trace.states[:0].clone() if adjoint == "reversible" else trace.states
     solution = replace(solution, _local=partial(local_regulariser, plain, Grid(trace.times, trace.size, kept)))
@@ -104,12 +108,14 @@ def _check(problem: Problem, request: Request) -> None:
         torchdiffeq.suits(problem, request.dense, request.compile, request.controller)
 
 
-def _recorder(problem: Problem, request: Request, inputs: Sequence[Tensor]) -> Recorder | None:
-    """Method that keeps the graphs of its stages, if that is wanted and possible."""
-    import os
-    if os.environ.get("REC") and request.compile is False and request.adjoint == "discrete" and request.checkpoints is None and recordable(problem) and not tangled(inputs):
+def _recorder(problem: Problem, request: Request, inputs: Sequence[Tensor] | None) -> Recorder | None:
+    """Method that keeps the graphs of its steps, if that is wanted and possible."""
+    wanted = request.backend == "native" and request.adjoint in ("auto", "direct") and request.checkpoints is None
+    if inputs is None or not wanted or request.compile is not False or not recordable(problem) or tangled(inputs):
+        return None
+    if request.adjoint == "direct":
         return Recorder(problem.method, None, inputs)
-    return None
+    return None if small(problem) else Recorder(problem.method, GRAPH_BYTES, inputs)
 
 
 def _integrate(
@@ -117,7 +123,7 @@ def _integrate(
 ) -> tuple[Trace, Marks | Checkpoints | None]:
     """Step to the end, keeping what the adjoint needs."""
     along = differentiate and request.adjoint == "interpolating"
-    keep = along or (differentiate and request.adjoint == "discrete")
+    keep = along or (differentiate and request.adjoint in ("auto", "discrete", "direct"))
     marks: Marks | Checkpoints | None = None
     if differentiate and request.adjoint == "reversible":
         marks = Marks()
@@ -176,8 +182,8 @@ def _differentiable(
 ) -> Tensor:
     """Attach the gradient to the solution; times not reached hold NaN without one."""
     y0, times = _start(problem), problem.times
-    if adjoint == "discrete":
-        sweep = None if recorder is None else recorder.sweep(trace.times[-1], len(trace.size))
+    sweep = None if recorder is None else recorder.sweep(trace.times[-1], len(trace.size))
+    if adjoint in ("auto", "discrete") or sweep is not None:
         y = attach(problem, trace, y0, inputs, marks if isinstance(marks, Checkpoints) else None, sweep)
     elif adjoint in ("backsolve", "interpolating"):
         y = attach_continuous(problem, trace, y0, inputs, adjoint)
@@ -198,7 +204,7 @@ def _start(problem: Problem) -> Tensor:
     return move(problem.field, start, start.detach(), problem.y0)
 
 
-def make_solution(problem: Problem, trace: Trace, y: Tensor) -> Solution:
+def make_solution(problem: Problem, trace: Trace, y: Tensor, graph_bytes: int = 0) -> Solution:
     """Bring the trace into the caller's shapes and direction of time."""
     batch, count = y.shape[:2]
     final, sign = trace.final, problem.field.sign
@@ -210,6 +216,7 @@ def make_solution(problem: Problem, trace: Trace, y: Tensor) -> Solution:
         evaluations=trace.evaluations,
         host_reads=trace.host_reads,
         reached=sign * final.t.expand(batch),
+        graph_bytes=graph_bytes,
     )
     shaped = y.reshape(batch, count, *problem.state)
     return Solution(problem.user_times, shaped, status, stats, _interpolant(problem, trace))

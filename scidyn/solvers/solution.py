@@ -35,6 +35,8 @@ class Stats:
         Values copied from the device to decide what to do next.
     reached : Tensor, shape (batch,)
         Time that each sample reached.
+    graph_bytes : int
+        Memory of the graphs kept for the gradient, counted in the first step; zero if steps are taken again.
     """
 
     n_accepted: Tensor
@@ -42,6 +44,7 @@ class Stats:
     evaluations: int
     host_reads: int
     reached: Tensor
+    graph_bytes: int = 0
 
     @property
     def n_steps(self) -> Tensor:

@@ -60,7 +60,7 @@ def check_checkpoints(method: Method, adjoint: str | None) -> None:
     OptionError
         If the adjoint is not the discrete one, or the method not an explicit Runge–Kutta method.
     """
-    if adjoint not in ("discrete", None):
+    if adjoint not in ("auto", "discrete", None):
         raise OptionError(f"checkpoints bounds the memory of adjoint='discrete'; got adjoint={adjoint!r}.")
     if not isinstance(method, ExplicitRK):
         raise OptionError(

@@ -83,15 +83,16 @@ class Recorder:
         self._drop_if_rejected(t)
         with torch.enable_grad():
             start, first = (x.detach().requires_grad_() for x in (y, k1))
-            if self.limit is not None and not self._each:
-                with _Measured(self._held) as measured:
+            if not self._each:
+                measured = _Measured(self._held)
+                with measured:
                     taken = take(start, first)
                 self._each = measured.bytes + y.nbytes + k1.nbytes
             else:
                 taken = take(start, first)
         self.graphs.append(Graph(start, first, taken.y1, taken.carry[0], taken.coef))
         self._last = t
-        if self.limit is not None and len(self.graphs) * self._each > self.limit:
+        if self.limit is not None and self.bytes > self.limit:
             self.graphs = None
         err = None if taken.err is None else taken.err.detach()
         coef = tuple(c.detach() for c in taken.coef)
@@ -100,6 +101,11 @@ class Recorder:
     def shared_step(self, rate: Rate, t: float, h: float, y: Tensor, k1: Tensor) -> Step:
         """The same with a step that all samples share, its start and size known to the host."""
         return self._kept(t, y, k1, lambda y, k1: self.method.shared_step(rate, t, h, y, k1))
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the graphs kept."""
+        return 0 if self.graphs is None else len(self.graphs) * self._each
 
     def sweep(self, end: Tensor, count: int) -> Sweep | None:
         """Sweep over the graphs of a solve that reached ``end`` in ``count`` steps, if they were kept."""

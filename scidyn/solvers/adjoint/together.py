@@ -10,7 +10,7 @@ from torch import Tensor
 from scidyn.solvers.adjoint.records import Cotangents, SharedCotangents, Steps, add
 from scidyn.solvers.arguments import Problem
 
-__all__ = ["Coupled", "sweep_together", "worthwhile"]
+__all__ = ["Coupled", "small", "sweep_together", "worthwhile"]
 
 WIDEST_STATE = 8
 ROWS = 4096
@@ -23,10 +23,15 @@ class Coupled(Exception):
 
 def worthwhile(problem: Problem, steps: Steps) -> bool:
     """True if Jacobians of single samples are small enough and launches of small kernels dominate."""
-    _, batch, width = steps.states.shape
+    return small(problem)
+
+
+def small(problem: Problem) -> bool:
+    """The same, known before the first step."""
+    batch, width = problem.y0.shape
     # D + 1 products with every step's Jacobian: beyond this they cost more than one launch per step saves
-    small = width <= WIDEST_STATE and batch * (width + 1) <= WIDEST_PRODUCT
-    return small and not problem.method.implicit and not steps.states.is_complex()
+    narrow = width <= WIDEST_STATE and batch * (width + 1) <= WIDEST_PRODUCT
+    return narrow and not problem.method.implicit and not problem.y0.is_complex()
 
 
 def sweep_together(
