@@ -39,7 +39,9 @@ _cache: weakref.WeakKeyDictionary[Any, dict[Hashable, _Entry]] = weakref.WeakKey
 _lock = threading.Lock()
 
 
-def stepper(problem: Problem, compile: bool | str) -> Callable[[LoopState, Bounds], Outcome]:
+def stepper(
+    problem: Problem, compile: bool | str, plain: Callable[[LoopState, Bounds], Outcome] | None = None
+) -> Callable[[LoopState, Bounds], Outcome]:
     """Give the function that tries one step.
 
     ``compile=True`` compiles now, ``"auto"`` once plain steps of this kind have taken as long as compiling
@@ -48,9 +50,10 @@ def stepper(problem: Problem, compile: bool | str) -> Callable[[LoopState, Bound
     """
     field, method, controller = problem.field, problem.method, problem.controller
 
-    def plain(state: LoopState, bounds: Bounds) -> Outcome:
+    def tensors(state: LoopState, bounds: Bounds) -> Outcome:
         return attempts(1, field, method, controller, bounds, state)
 
+    plain = plain or tensors
     if compile is False:
         return plain
     entry = _entry(problem)

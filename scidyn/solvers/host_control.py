@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,7 +13,6 @@ from scidyn.solvers.attempt import SMALLEST_PREVIOUS_RATIO, Bounds, LoopState, O
 from scidyn.solvers.controller import Controller, Tolerance, error_ratio
 from scidyn.solvers.methods.explicit_rk import ExplicitRK
 from scidyn.solvers.methods.stepper import Rate, Step
-from scidyn.solvers.status import Status
 
 __all__ = ["HostControl", "controllable"]
 
@@ -41,10 +41,17 @@ class HostControl:
     def __init__(self, problem: Problem, take: SharedStep) -> None:
         self._problem = problem
         self._take = take
+        self._t = self._h = self._end = self._slack = self._longest = 0.0
+        self._before, self._tiny = (1.0, 1.0), 0.0
+        self._tried = self._first = self._most = 0
+        if not isinstance(problem.method, ExplicitRK):
+            raise TypeError(f"host control takes explicit Runge-Kutta methods; got {problem.method.name!r}.")
+        self._tableau = problem.method.tableau
         controller, order = problem.controller, problem.method.error_order
         p, i, d = controller.proportional, controller.integral, controller.derivative
         self._powers = (-(p + i + d) / order, (p + 2 * d) / order, -d / order)
         self._state: LoopState | None = None
+        self._goes_on = torch.ones(2, dtype=torch.bool, device=problem.y0.device)
 
     def __call__(self, state: LoopState, bounds: Bounds) -> Outcome:
         """Make one attempt."""
@@ -54,7 +61,9 @@ class HostControl:
         remaining = self._end - t
         h = remaining if self._h >= remaining - self._slack else self._h
         taken = self._take(field, t, h, state.y, state.carry[0])
-        ratio = error_ratio(bounds.tolerance, state.y, taken.y1, taken.err).item()
+        # a step of these methods always has an estimate
+        err = torch.full_like(taken.y1, torch.inf) if taken.err is None else taken.err
+        ratio = error_ratio(bounds.tolerance, state.y, taken.y1, err).item()
         if not ratio <= 1.0 or h == remaining or self._tried + 1 >= self._most:
             self._state = None
             return self._general(state, bounds, taken)
@@ -66,16 +75,15 @@ class HostControl:
         self._before = (max(ratio, SMALLEST_PREVIOUS_RATIO), self._before[0])
         self._tried += 1
         times = torch.tensor([[self._t], [h], [self._h]], dtype=state.t.dtype, device=state.t.device)
-        now, size, proposal = times
         # the counters and the memory of the controller are brought up to date before the general rules need them
-        self._state = state._replace(t=now, h=proposal, y=taken.y1, carry=taken.carry)
+        self._state = state._replace(t=times[0], h=times[2], y=taken.y1, carry=taken.carry)
         return Outcome(
             state=self._state,
             times=times[:1],
             size=times[1:2],
             states=state.y.unsqueeze(0),
             coef=torch.stack(taken.coef).unsqueeze(0),
-            flags=_GOES_ON,
+            flags=self._goes_on,
         )
 
     def _read(self, state: LoopState, bounds: Bounds) -> None:
@@ -89,22 +97,20 @@ class HostControl:
 
     def _general(self, state: LoopState, bounds: Bounds, taken: Step) -> Outcome:
         """Judge a step that is taken already."""
-        previous = tuple(torch.full_like(x, b) for x, b in zip(state.previous, self._before, strict=True))
+        one, two = state.previous
+        previous = (torch.full_like(one, self._before[0]), torch.full_like(two, self._before[1]))
         state = state._replace(accepted=state.accepted + (self._tried - self._first), previous=previous)
-        return attempts(1, self._problem.field, _Taken(self._problem.method, taken), self._problem.controller, bounds, state)
+        return attempts(1, self._problem.field, _Taken(self._tableau, taken), self._problem.controller, bounds, state)
 
 
-_GOES_ON = torch.tensor([True, True])
-
-
-class _Taken:
+@dataclass(frozen=True)
+class _Taken(ExplicitRK):
     """A method whose next step is known."""
 
-    def __init__(self, method: ExplicitRK, taken: Step) -> None:
-        self.name, self.error_order, self._taken = method.name, method.error_order, taken
+    taken: Step
 
     def step(
         self, rate: Rate, t: Tensor, h: Tensor, y: Tensor, carry: tuple[Tensor, ...], tolerance: Tolerance
     ) -> Step:
         """Give the known step."""
-        return self._taken
+        return self.taken

@@ -5,33 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from scidyn.errors import OptionError
 from scidyn.solvers.adjoint.capture import captured, tangled
+from scidyn.solvers.adjoint.chained import Chain
 from scidyn.solvers.adjoint.checkpoints import Checkpoints, check_checkpoints
 from scidyn.solvers.adjoint.continuous import attach_continuous, check_backsolve
 from scidyn.solvers.adjoint.direct import replay
 from scidyn.solvers.adjoint.discrete import attach
 from scidyn.solvers.adjoint.local_regularisation import Grid, local_regulariser
-from scidyn.solvers.adjoint.recorded import Recorder, recordable
+from scidyn.solvers.adjoint.recorded import Graphs, Recorder, recordable
 from scidyn.solvers.adjoint.regularisation import check_regularize, regularised, with_nodes
 from scidyn.solvers.adjoint.reversible import Marks, attach_reversible, reversible
 from scidyn.solvers.adjoint.times import move, move_outputs
 from scidyn.solvers.adjoint.together import small
 from scidyn.solvers.arguments import Problem
+from scidyn.solvers.attempt import Bounds, LoopState, Outcome
 from scidyn.solvers.backends import torchdiffeq
 from scidyn.solvers.backends.scipy import integrate_scipy
-from scidyn.solvers.attempt import Bounds, LoopState, Outcome
 from scidyn.solvers.compiling import stepper
 from scidyn.solvers.dense import Records, evaluate, locate
 from scidyn.solvers.failure import report
 from scidyn.solvers.fixed_steps import integrate_fixed
 from scidyn.solvers.host_control import HostControl, controllable
 from scidyn.solvers.loop import Trace, integrate
+from scidyn.solvers.methods.explicit_rk import ExplicitRK
 from scidyn.solvers.penalties import Regularization
 from scidyn.solvers.solution import Solution, Stats
 from scidyn.solvers.status import Status
@@ -68,6 +70,8 @@ def solve(problem: Problem, request: Request) -> Solution:
     plain, adjoint = problem, request.adjoint
     if adjoint == "reversible":
         problem = problem._replace(method=reversible(problem.method))
+    if isinstance(problem.method, ExplicitRK) and _chainable(problem, request):
+        return _solve_chained(problem, problem.method, request)
     with torch.no_grad():
         k1 = problem.field.probe(problem.start, problem.y0.detach())
     inputs = _inputs(problem, request.params) if adjoint is not None and torch.is_grad_enabled() else None
@@ -79,16 +83,50 @@ def solve(problem: Problem, request: Request) -> Solution:
     trace, marks = _integrate(stepped, k1, request, differentiate=inputs is not None)
     nodes = request.regularize is not None and len(trace.size) > 0
     whole, longer = with_nodes(problem, trace) if nodes else (problem, trace)
-    kept_bytes = 0 if recorder is None else recorder.bytes
+    kept_bytes = 0 if recorder is None else recorder.graphs.bytes
     y = longer.y if inputs is None else _differentiable(whole, longer, inputs, adjoint, marks, recorder)
     y, states = y[:, : trace.y.shape[1]], y[:, trace.y.shape[1] :].transpose(0, 1) if nodes else trace.states
-    solution = report(make_solution(problem, trace, y, kept_bytes), trace.last_size, request.on_failure)
     # a reversible pair of states is not what one plain step starts from
     kept = trace.states[:0].clone() if adjoint == "reversible" else trace.states
-    solution = replace(solution, _local=partial(local_regulariser, plain, Grid(trace.times, trace.size, kept)))
+    solution = _finish(problem, plain, trace._replace(states=kept), y, request, kept_bytes)
     if request.regularize is None or not len(trace.size):
         return solution
     return replace(solution, reg=regularised(plain, trace, request.regularize, states))
+
+
+def _finish(problem: Problem, plain: Problem, trace: Trace, y: Tensor, request: Request, kept_bytes: int) -> Solution:
+    """Report failures and add what is needed to repeat a step."""
+    solution = report(make_solution(problem, trace, y, kept_bytes), trace.last_size, request.on_failure)
+    return replace(solution, _local=partial(local_regulariser, plain, Grid(trace.times, trace.size, trace.states)))
+
+
+def _chainable(problem: Problem, request: Request) -> bool:
+    """True if autograd may simply watch the steps."""
+    plain = request.adjoint in ("auto", "direct") and torch.is_grad_enabled() and request.backend == "native"
+    whole = request.params is None and request.checkpoints is None and request.regularize is None
+    suits = request.compile is False and controllable(problem) and recordable(problem)
+    return plain and whole and suits and (request.adjoint == "direct" or not small(problem))
+
+
+def _solve_chained(problem: Problem, method: ExplicitRK, request: Request) -> Solution:
+    """Solve with autograd watching; if the graphs grow too large or a sample fails, by the discrete adjoint."""
+    y0, bare = _start(problem), problem._replace(y0=problem.y0.detach(), times=problem.times.detach())
+    with torch.no_grad():
+        problem.field.probe(bare.start, bare.y0)
+    k1 = problem.field(bare.start, y0)
+    needed = k1.requires_grad or y0.requires_grad or problem.times.requires_grad
+    chain = Chain(method, y0, k1, None if request.adjoint == "direct" else GRAPH_BYTES)
+    control = HostControl(bare, chain if needed else method.shared_step)
+    options: dict[str, Any] = {"keep_states": True, "keep_coef": request.dense, "progress": request.progress}
+    trace = integrate(bare, k1.detach(), try_step=control, **options)
+    y = trace.y
+    if needed:
+        reached = bool((trace.final.status == Status.SUCCESS.value).all())
+        watched = chain.attach(trace, bare.times) if reached and len(trace.size) else None
+        inputs = captured(problem.field, problem.start, problem.y0, None) if watched is None else ()
+        y = attach(problem, trace, y0, inputs) if watched is None else watched
+        y = move_outputs(problem.field, problem.times, y, problem.y0) if problem.times.requires_grad else y
+    return _finish(problem, problem, trace, y, request, chain.bytes)
 
 
 def _check(problem: Problem, request: Request) -> None:
@@ -113,9 +151,9 @@ def _recorder(problem: Problem, request: Request, inputs: Sequence[Tensor] | Non
     wanted = request.backend == "native" and request.adjoint in ("auto", "direct") and request.checkpoints is None
     if inputs is None or not wanted or request.compile is not False or not recordable(problem) or tangled(inputs):
         return None
-    if request.adjoint == "direct":
-        return Recorder(problem.method, None, inputs)
-    return None if small(problem) else Recorder(problem.method, GRAPH_BYTES, inputs)
+    if not isinstance(problem.method, ExplicitRK) or (request.adjoint == "auto" and small(problem)):
+        return None
+    return Recorder(problem.method.tableau, Graphs(None if request.adjoint == "direct" else GRAPH_BYTES))
 
 
 def _integrate(
@@ -149,11 +187,10 @@ def _integrate(
 
 def _try_step(problem: Problem, compile: bool | str) -> Callable[[LoopState, Bounds], Outcome]:
     """Function that tries one step."""
-    method = problem.method
-    bare = problem._replace(method=method.method) if isinstance(method, Recorder) else problem
-    if compile is False and controllable(bare):
-        return HostControl(bare, method.shared_step)
-    return stepper(problem, compile)
+    method, plain = problem.method, None
+    if controllable(problem) and type(method) is ExplicitRK:
+        plain = HostControl(problem, method.shared_step)
+    return stepper(problem, compile, plain)
 
 
 def _with_torchdiffeq(problem: Problem, adjoint: str | None, inputs: Sequence[Tensor] | None) -> Trace:
@@ -182,7 +219,7 @@ def _differentiable(
 ) -> Tensor:
     """Attach the gradient to the solution; times not reached hold NaN without one."""
     y0, times = _start(problem), problem.times
-    sweep = None if recorder is None else recorder.sweep(trace.times[-1], len(trace.size))
+    sweep = None if recorder is None else recorder.graphs.sweep(trace.times[-1], len(trace.size))
     if adjoint in ("auto", "discrete") or sweep is not None:
         y = attach(problem, trace, y0, inputs, marks if isinstance(marks, Checkpoints) else None, sweep)
     elif adjoint in ("backsolve", "interpolating"):

@@ -20,7 +20,7 @@ from torch import Tensor
 from scidyn.solvers.adjoint.capture import Gate, Swapped, tangled
 from scidyn.solvers.adjoint.checkpoints import Checkpoints, by_segments
 from scidyn.solvers.adjoint.direct import replay
-from scidyn.solvers.adjoint.records import Cotangents, SharedCotangents, Steps, add, distribute
+from scidyn.solvers.adjoint.records import Cotangents, Outer, Steps, add, distribute
 from scidyn.solvers.adjoint.together import Coupled, sweep_together, worthwhile
 from scidyn.solvers.arguments import Problem
 from scidyn.solvers.dense import locate
@@ -28,7 +28,7 @@ from scidyn.solvers.loop import Trace
 
 __all__ = ["attach", "repeat"]
 
-Sweep = Callable[[Problem, Steps, Cotangents | SharedCotangents, Sequence[Tensor]], list[Tensor | None]]
+Sweep = Callable[[Problem, Steps, Outer, Sequence[Tensor]], list[Tensor | None]]
 
 
 def attach(
@@ -131,7 +131,7 @@ def _once(
     return by_segments(problem, steps.times, steps.size, stored, torch.zeros_like(steps.states[0]), segment)
 
 
-def repeat(problem: Problem, steps: Steps, outer: Cotangents | SharedCotangents, params: Sequence[Tensor]) -> list[Tensor | None]:
+def repeat(problem: Problem, steps: Steps, outer: Outer, params: Sequence[Tensor]) -> list[Tensor | None]:
     """Take the steps again in whichever way suits the problem."""
     steps = steps.at_safe_states()
     if worthwhile(problem, steps):
@@ -142,7 +142,7 @@ def repeat(problem: Problem, steps: Steps, outer: Cotangents | SharedCotangents,
     return _sweep(problem, steps, outer, params)
 
 
-def _sweep(problem: Problem, steps: Steps, outer: Cotangents | SharedCotangents, params: Sequence[Tensor]) -> list[Tensor | None]:
+def _sweep(problem: Problem, steps: Steps, outer: Outer, params: Sequence[Tensor]) -> list[Tensor | None]:
     """One vector–Jacobian product per step."""
     totals: list[Tensor | None] = [None] * len(params)
     state_grad = outer.nodes[-1]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Cotangents", "SharedCotangents", "Steps", "add", "distribute"]
+__all__ = ["Cotangents", "Outer", "SharedCotangents", "Steps", "add", "distribute"]
 
 
 class Steps(NamedTuple):
@@ -171,7 +171,10 @@ class SharedCotangents(NamedTuple):
         return torch.stack(parts).reshape(high - low, powers, *self.nodes.shape[1:])
 
 
-def distribute(steps: Steps, index: Tensor, theta: Tensor, grad: Tensor) -> Cotangents | SharedCotangents:
+Outer = Cotangents | SharedCotangents
+
+
+def distribute(steps: Steps, index: Tensor, theta: Tensor, grad: Tensor) -> Outer:
     """Distribute the gradient (batch, T, D) of reported times over nodes and steps."""
     shared = index.shape[0] == 1 and steps.size.shape[1] == 1
     return (SharedCotangents if shared else Cotangents).of(steps, index, theta, grad)

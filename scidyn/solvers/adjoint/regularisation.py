@@ -34,7 +34,7 @@ def check_regularize(problem: Problem, penalty: object, adjoint: str | None) -> 
         )
     parts = penalty.parts if isinstance(penalty, PenaltySum) else (penalty,)
     check_estimates(problem.method, stiffness=any(isinstance(part, Stiffness) for part in parts))
-    if adjoint not in ("discrete", "direct", None):
+    if adjoint not in ("auto", "discrete", "direct", None):
         raise OptionError(
             f"regularize needs the gradient of inner states, which adjoint={adjoint!r} does not give: "
             "use Solution.local_regulariser, or adjoint='discrete'."

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from scidyn.solvers.adjoint.records import Cotangents, SharedCotangents, Steps, add
+from scidyn.solvers.adjoint.records import Outer, Steps, add
 from scidyn.solvers.arguments import Problem
 
 __all__ = ["Coupled", "small", "sweep_together", "worthwhile"]
@@ -34,9 +34,7 @@ def small(problem: Problem) -> bool:
     return narrow and not problem.method.implicit and not problem.y0.is_complex()
 
 
-def sweep_together(
-    problem: Problem, steps: Steps, outer: Cotangents | SharedCotangents, params: Sequence[Tensor]
-) -> list[Tensor | None]:
+def sweep_together(problem: Problem, steps: Steps, outer: Outer, params: Sequence[Tensor]) -> list[Tensor | None]:
     r"""Evaluate the steps together, chain their Jacobians, then pull all cotangents back together.
 
     The chain assumes that samples do not mix. The last product does not: it gives
@@ -60,7 +58,13 @@ def sweep_together(
 
 
 def _segment(
-    problem: Problem, steps: Steps, outer: Cotangents | SharedCotangents, params: Sequence[Tensor], low: int, high: int, last: Tensor
+    problem: Problem,
+    steps: Steps,
+    outer: Outer,
+    params: Sequence[Tensor],
+    low: int,
+    high: int,
+    last: Tensor,
 ) -> tuple[Tensor, Sequence[Tensor | None]]:
     """Sweep over the steps low to high; gives the gradient at the first node and those of ``params``."""
     moved = (steps.size[low:high] > 0).unsqueeze(-1)
@@ -83,7 +87,7 @@ def _segment(
 
 
 def _inside(
-    problem: Problem, steps: Steps, outer: Cotangents | SharedCotangents, params: Sequence[Tensor], low: int, high: int
+    problem: Problem, steps: Steps, outer: Outer, params: Sequence[Tensor], low: int, high: int
 ) -> tuple[Tensor | None, Sequence[Tensor | None]]:
     """Gradient at the nodes and of ``params`` from the times reported inside steps."""
     chosen = [n for n in range(low, high) if outer.inside[n]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -88,9 +87,7 @@ class ExplicitRK:
         nodes = torch.tensor([[t + c * h] for c in tableau.c[1:]], dtype=torch.float64, device=y.device)
         stages, y1 = [k1], y
         for time, row in zip(nodes, tableau.a[1:], strict=True):
-            y1 = y
-            for weight, stage in zip(row, stages, strict=True):
-                y1 = torch.add(y1, stage, alpha=h * weight) if weight else y1
+            y1 = y + _combine(row, stages).mul_(h)
             stages.append(rate(time, y1))
         rows = torch.stack(stages).reshape(len(stages), -1)
         coef = (_weights(tableau, rows.dtype, rows.device) @ rows).reshape(-1, *y.shape).unbind()
@@ -111,8 +108,8 @@ class ExplicitRK:
     def _coef(self, stages: Sequence[Tensor], *, own_steps: bool) -> tuple[Tensor, ...]:
         """Coefficients of the continuous extension."""
         columns = list(zip(*self.tableau.dense, strict=True))
-        if own_steps or torch.compiler.is_compiling():
-            # a product of matrices may round a sample differently beside other samples
+        if own_steps or torch.compiler.is_compiling() or stages[0].device.type != "cpu":
+            # a product of matrices may round a sample differently beside other samples, and compiled code needs none
             return tuple(_combine(column, stages) for column in columns)
         rows = torch.stack(tuple(stages)).reshape(len(stages), -1)
         return (_weights(self.tableau, rows.dtype, rows.device) @ rows).reshape(-1, *stages[0].shape).unbind()
@@ -127,7 +124,6 @@ class ExplicitRK:
         return err * (err.abs() / torch.where(size > 0, size, torch.ones_like(size)))
 
 
-@functools.lru_cache(maxsize=64)
 def _weights(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Weights of the continuous extension, shape (powers, stages)."""
     return torch.tensor(tableau.dense, dtype=dtype, device=device).T.contiguous()
