@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from scidyn.solvers.adjoint.compiled_step import SharedStep
 from scidyn.solvers.arguments import Problem
 from scidyn.solvers.attempt import SMALLEST_PREVIOUS_RATIO, Bounds, LoopState, Outcome, attempts
 from scidyn.solvers.controller import Controller, Tolerance, error_ratio
@@ -16,14 +16,13 @@ from scidyn.solvers.methods.stepper import Rate, Step
 
 __all__ = ["HostControl", "controllable"]
 
-SharedStep = Callable[[Rate, float, float, Tensor, Tensor], Step]
-
 
 def controllable(problem: Problem) -> bool:
     """True if the steps of this problem can be controlled by the host."""
     method = problem.method
     plain = isinstance(method, ExplicitRK) and method.tableau.second_error is None and method.adaptive
     shared = problem.stepping == "shared" and isinstance(problem.controller, Controller)
+    shared = shared and getattr(problem, "targets", None) is None
     return plain and shared and problem.y0.device.type == "cpu"
 
 

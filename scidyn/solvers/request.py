@@ -14,6 +14,7 @@ from scidyn.errors import OptionError
 from scidyn.solvers.adjoint.capture import captured, tangled
 from scidyn.solvers.adjoint.chained import Chain
 from scidyn.solvers.adjoint.checkpoints import Checkpoints, check_checkpoints
+from scidyn.solvers.adjoint.compiled_step import watched_step
 from scidyn.solvers.adjoint.continuous import attach_continuous, check_backsolve
 from scidyn.solvers.adjoint.direct import replay
 from scidyn.solvers.adjoint.discrete import attach
@@ -104,8 +105,10 @@ def _chainable(problem: Problem, request: Request) -> bool:
     """True if autograd may simply watch the steps."""
     plain = request.adjoint in ("auto", "direct") and torch.is_grad_enabled() and request.backend == "native"
     whole = request.params is None and request.checkpoints is None and request.regularize is None
-    suits = request.compile is False and controllable(problem) and recordable(problem)
-    return plain and whole and suits and (request.adjoint == "direct" or not small(problem))
+    suits = controllable(problem) and recordable(problem)
+    return (
+        plain and whole and suits and (not small(problem) or (request.adjoint == "direct" and request.compile is False))
+    )
 
 
 def _solve_chained(problem: Problem, method: ExplicitRK, request: Request) -> Solution:
@@ -115,8 +118,9 @@ def _solve_chained(problem: Problem, method: ExplicitRK, request: Request) -> So
         problem.field.probe(bare.start, bare.y0)
     k1 = problem.field(bare.start, y0)
     needed = k1.requires_grad or y0.requires_grad or problem.times.requires_grad
-    chain = Chain(method, y0, k1, None if request.adjoint == "direct" else GRAPH_BYTES)
-    control = HostControl(bare, chain if needed else method.shared_step)
+    step, each = watched_step(problem, method, request.compile)
+    chain = Chain(step, y0, k1, None if request.adjoint == "direct" else GRAPH_BYTES, each)
+    control = HostControl(bare, chain if needed else step)
     options: dict[str, Any] = {"keep_states": True, "keep_coef": request.dense, "progress": request.progress}
     trace = integrate(bare, k1.detach(), try_step=control, **options)
     y = trace.y

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from scidyn.solvers.adjoint.compiled_step import SharedStep
 from scidyn.solvers.adjoint.measured import Measured
 from scidyn.solvers.adjoint.records import SharedCotangents, Steps
 from scidyn.solvers.dense import locate
 from scidyn.solvers.loop import Trace
-from scidyn.solvers.methods.explicit_rk import ExplicitRK
 from scidyn.solvers.methods.stepper import Rate, Step
 
 __all__ = ["Chain"]
@@ -30,20 +30,22 @@ class Chain:
 
     Parameters
     ----------
-    method : ExplicitRK
-        The method.
+    take : callable
+        ``take(rate, t, h, y, k1)`` takes a step of the host's numbers ``t`` and ``h``.
     y0, k1 : Tensor, shape (batch, D)
         Initial state and rate with their graphs.
     limit : int or None
         Largest number of bytes that the graphs may hold; beyond it all are dropped. None: no limit.
+    each : int
+        Bytes of the graph of one step; zero if they are to be counted in the first.
     """
 
-    def __init__(self, method: ExplicitRK, y0: Tensor, k1: Tensor, limit: int | None) -> None:
-        self.method = method
+    def __init__(self, take: SharedStep, y0: Tensor, k1: Tensor, limit: int | None, each: int = 0) -> None:
+        self._take = take
         self.limit = limit
         self.links: list[_Link] | None = []
         self._start = (y0, k1)
-        self._each = 0
+        self._each = each
 
     @property
     def bytes(self) -> int:
@@ -53,16 +55,16 @@ class Chain:
     def __call__(self, rate: Rate, t: float, h: float, y: Tensor, k1: Tensor) -> Step:
         """Take a step; one that begins where the last one began replaces it."""
         if self.links is None:
-            return self.method.shared_step(rate, t, h, y, k1)
+            return self._take(rate, t, h, y, k1)
         if self.links and self.links[-1].t == t:
             self.links.pop()
         y, k1 = (self.links[-1].taken.y1, self.links[-1].taken.carry[0]) if self.links else self._start
         with torch.enable_grad():
             if self._each:
-                taken = self.method.shared_step(rate, t, h, y, k1)
+                taken = self._take(rate, t, h, y, k1)
             else:
                 with (measured := Measured(y, k1)):
-                    taken = self.method.shared_step(rate, t, h, y, k1)
+                    taken = self._take(rate, t, h, y, k1)
                 self._each = max(1, measured.bytes)
         self.links.append(_Link(t, y, taken))
         if self.limit is not None and self.bytes > self.limit:
