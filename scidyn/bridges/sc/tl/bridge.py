@@ -133,6 +133,7 @@ def stored_bridge(adata: Any, key: str, fitted: Any) -> tuple[Any, Snapshots, li
             key_added=key,
             random_state=int(s["random_state"]),
         )
+        adata.uns[key] = s  # the fit wrote the settings anew, without what was computed from them
     return fitted, cells, rows
 
 
