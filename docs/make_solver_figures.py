@@ -11,7 +11,6 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from scidyn.nn import MLP
 from scidyn.solvers import solve_ode
 
 F64 = torch.float64
@@ -54,7 +53,7 @@ def work_and_error(
             )
         if solution.success:
             work.append(int(solution.stats.n_steps[0]))
-            errors.append((((solution.y[0, -1] - exact).abs() / (1e-3 + exact.abs())).max().item()))
+            errors.append(((solution.y[0, -1] - exact).abs() / (1e-3 + exact.abs())).max().item())
     return work, errors
 
 
@@ -68,7 +67,8 @@ def draw_work(axis, title: str, found: dict[str, tuple[list[float], list[float]]
 
 def kept_bytes(steps: int, adjoint: str, checkpoints: int | None = None) -> int:
     """Bytes of all tensors that wait for the backward pass of a small neural ODE."""
-    net = MLP(2, 2, hidden=(64,), seed=0).double()
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(2, 64), torch.nn.Tanh(), torch.nn.Linear(64, 2)).double()
     y0 = torch.ones(32, 2, dtype=F64, requires_grad=True)
     storages: dict[int, int] = {}
 
