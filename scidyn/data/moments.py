@@ -130,13 +130,15 @@ def moments(source: xr.Dataset | str | Path) -> Moments:
     for part in store.parts:
         width = part.dtype.itemsize * int(np.prod(part.inner, dtype=np.int64))
         rows = max(1, _BLOCK // max(width, 1))
+        whole = tuple((0, n) for n in part.inner)
+        first = np.zeros(1, dtype=np.int64)
         for trajectory, steps in enumerate(part.steps.tolist()):
             for start in range(0, steps, rows):
-                piece = np.empty((min(rows, steps - start), *part.inner), dtype=part.dtype)
+                piece = np.empty((1, min(rows, steps - start), *part.inner), dtype=part.dtype)
                 columns = []
                 for array in part.arrays:
-                    array.read(trajectory, start, piece)
-                    columns.append(_column(piece))
+                    array.fill(piece, first, first + trajectory, first + start, whole)
+                    columns.append(_column(piece[0]))
                 block = _side_by_side(names, columns)
                 total = block if total is None else total.merge(block)
     if total is None:
