@@ -146,18 +146,15 @@ class HDF5Windows:
             mask = torch.ones((), dtype=torch.bool, device=y.device).expand(y.shape)
         at = start[:, None] + np.arange(self.index.span)
         t = np.empty(at.shape)
-        control = self.parts[0].control
-        parameter = self.parts[0].parameter
-        control = None if control is None else np.empty((*at.shape, control.shape[-1]))
-        parameter = None if parameter is None else np.empty((len(trajectory), parameter.shape[-1]))
+        control = _blank(at.shape, self.parts[0].control)
+        parameter = _blank(at.shape[:1], self.parts[0].parameter)
         for part, rows, local in shares:
             t[rows] = part.times[local[:, None], at[rows]]
             if control is not None and part.control is not None:
                 control[rows] = part.control[local[:, None], at[rows]]
             if parameter is not None and part.parameter is not None:
                 parameter[rows] = part.parameter[local]
-        extra = (None if x is None else torch.from_numpy(x) for x in (control, parameter))
-        return Batch(torch.from_numpy(t), y, mask, *extra, torch.from_numpy(trajectory))
+        return Batch(torch.from_numpy(t), y, mask, _tensor(control), _tensor(parameter), torch.from_numpy(trajectory))
 
     def _shares(self, trajectory: np.ndarray, start: np.ndarray) -> Iterator[tuple[_Part, np.ndarray, np.ndarray]]:
         """Of every file that is touched: which rows of the batch it fills, in the order of the file, and from what."""
@@ -205,6 +202,14 @@ class _Part:
         self.dtype = np.result_type(*(a.dtype for a in self.arrays))
         if self.dtype.kind != "f":
             self.dtype = np.dtype(float)
+
+
+def _blank(shape: tuple[int, ...], pattern: np.ndarray | None) -> np.ndarray | None:
+    return None if pattern is None else np.empty((*shape, pattern.shape[-1]))
+
+
+def _tensor(array: np.ndarray | None) -> torch.Tensor | None:
+    return None if array is None else torch.from_numpy(array)
 
 
 def _finite(flat: np.ndarray) -> bool:

@@ -89,8 +89,9 @@ class MappedChunks:
     def _box(self, pieces: tuple[tuple[int, int, int, int], ...]) -> _Box:
         steps = zip(pieces, self.chunk[2:], self.strides[2:], strict=True)
         skip = sum((low - k * c) * s for (k, low, _, _), c, s in steps)
+        here: tuple[Any, ...] = (slice(None), slice(None), *(k for k, *_ in pieces))
         return _Box(
-            corner=self.offsets[(slice(None), slice(None), *(k for k, *_ in pieces))].ravel() + skip,
+            corner=self.offsets[here].ravel() + skip,
             size=tuple(high - low for _, low, high, _ in pieces),
             target=tuple(slice(low - first, high - first) for _, low, high, first in pieces),
             sources={},
@@ -100,7 +101,7 @@ class MappedChunks:
         """Blocks of this size, one for each byte of the file at which one can begin."""
         extent = sum((n - 1) * s for n, s in zip(size, self.strides[1:], strict=True)) + self.dtype.itemsize
         places = self.raw.nbytes - extent + 1
-        return np.ndarray((places, *size), self.dtype, self.raw, 0, (1, *self.strides[1:]))  # type: ignore[call-overload]
+        return np.ndarray((places, *size), self.dtype, self.raw, 0, (1, *self.strides[1:]))
 
 
 def chunk_offsets(item: h5py.Dataset, path: Path) -> np.ndarray | None:
