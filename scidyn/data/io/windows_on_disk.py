@@ -90,10 +90,11 @@ class DiskArray:
 
     def fill(self, y: np.ndarray, rows: np.ndarray, trajectory: np.ndarray, start: np.ndarray, crop: Crop) -> None:
         """Fill ``y[rows]``, y of shape (window, time, *space), with the windows from ``start`` on, cut to ``crop``."""
-        if self._offsets is not None:
-            self._mapping(self._offsets).copy(y, rows, trajectory, start, crop)
-            return
-        self._read(y, rows, trajectory, start, crop)
+        chunks = None if self._offsets is None else self._mapping(self._offsets)
+        if chunks is None:
+            self._read(y, rows, trajectory, start, crop)
+        else:
+            chunks.copy(y, rows, trajectory, start, crop)
 
     def _read(self, y: np.ndarray, rows: np.ndarray, trajectory: np.ndarray, start: np.ndarray, crop: Crop) -> None:
         """Through HDF5, into ``y`` without an array in between where a window is one run of memory."""
@@ -117,13 +118,17 @@ class DiskArray:
             self._item = (file, file[self.name])
         return self._item[1]
 
-    def _mapping(self, offsets: np.ndarray) -> MappedChunks:
-        """The mapping of this process, if the file is still as long as it was."""
+    def _mapping(self, offsets: np.ndarray) -> MappedChunks | None:
+        """The mapping of this process, if the file is as long as it was; None if there is no room for it."""
         now = _identity(self.path)
         if self._chunks is None or self._chunks_pid != os.getpid():
             if now != self._identity:
                 raise ArtifactError(f"{self.path} was replaced after it was opened for windows; open it again.")
-            raw = np.memmap(self.path, np.uint8, "r").view(np.ndarray)
+            try:
+                raw = np.memmap(self.path, np.uint8, "r").view(np.ndarray)
+            except OSError:  # the file is larger than the addresses that this process may use
+                self._offsets = None
+                return None
             self._chunks, self._chunks_pid = MappedChunks(raw, offsets, self.chunk, self.dtype), os.getpid()
         if now[0] == self._identity[0] and now[2] < self._identity[2]:  # reading past its end would kill the process
             raise ArtifactError(f"{self.path} was cut short after it was opened for windows; restore it from a copy.")
