@@ -220,7 +220,9 @@ def _finite(flat: np.ndarray) -> bool:
     whole = flat.size - flat.size % 8192
     pieces = flat[:whole].reshape(-1, 1, 8192)
     rest = flat[whole:]
-    return math.isfinite(float(np.matmul(pieces, pieces.transpose(0, 2, 1)).sum()) + float(np.dot(rest, rest)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.matmul(pieces, pieces.transpose(0, 2, 1)).sum() + np.dot(rest, rest)
+    return math.isfinite(total)
 
 
 def _cropped(crop: Mapping[str, tuple[int, int]] | None, part: _Part) -> Crop:

@@ -391,6 +391,36 @@ def test_windows_of_any_chunks(tmp_path, space):
         assert np.array_equal(store.gather(numbers).y, np.moveaxis(np.stack(expected), 1, -1))
 
 
+@pytest.mark.parametrize("mapped", [True, False])
+def test_large_numbers_are_no_infinities(tmp_path, mapped):
+    """Squares overflow in the quick test for infinities; the values are finite all the same."""
+    y = np.full((2, 200, 3), 1e300)
+    y[1, 20, 0] = np.nan
+    ds = scidyn.data.from_arrays(y, np.arange(200), units=["1"] * 3, time_units="s")
+    store = HDF5Windows(scidyn.save(ds, tmp_path / "f.nc", checksum=False), windows(ds, 30), mapped=mapped)
+    batch = store.gather(np.arange(len(store)))
+    assert same(batch, scidyn.data.MemoryWindows(ds, windows(ds, 30)).gather(np.arange(len(store))))
+    assert int((~batch.mask).sum()) == 21
+
+
+def test_what_was_never_written_is_zero(tmp_path):
+    """HDF5 hands over what the memory held before where no fill value is asked for."""
+    path = scidyn.save(fields(), tmp_path / "f.nc", window=5)
+    with h5py.File(path, "a") as file:
+        shape = file["u"].shape
+        for name in "uv":
+            del file[name]
+            a = file.create_dataset(name, shape, "f4", fill_time="never", chunks=(1, 5, *shape[2:]))
+            a[0] = 7.0
+            for k, d in enumerate(("trajectory", "time", "x", "y")):
+                a.dims[k].attach_scale(file[d])
+    store = HDF5Windows(path, windows(fields(), 4))
+    for _ in range(3):
+        batch = store.gather(np.array([0, 25, 1, 50]))
+        assert batch.y[[0, 2]].unique().tolist() == [7.0]
+        assert batch.y[[1, 3]].unique().tolist() == [0.0]
+
+
 def test_a_file_cut_short_while_it_is_mapped(tmp_path):
     ds = fields()
     path = scidyn.save(ds, tmp_path / "f.nc", window=5, checksum=False)

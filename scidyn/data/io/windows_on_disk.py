@@ -75,6 +75,7 @@ class DiskArray:
         self.dtype = item.dtype
         self.chunk: tuple[int, ...] = tuple(item.chunks or item.shape)
         self._offsets = chunk_offsets(item, self.path) if mapped else None
+        self._blank = _never_filled(item)
         self._identity = _identity(self.path)
         self._chunks: MappedChunks | None = None
         self._chunks_pid = -1
@@ -106,8 +107,11 @@ class DiskArray:
         memory, file, kind = h5s.create_simple(size), item.get_space(), h5t.py_create(y.dtype)
         between = None if y[0].flags.c_contiguous else np.empty(size[1:], dtype=y.dtype)
         for k, n, begin in zip(rows.tolist(), trajectory.tolist(), start.tolist(), strict=True):
+            target = y[k] if between is None else between
+            if self._blank:
+                target[...] = 0
             file.select_hyperslab((n, begin, *corner), size)
-            item.read(memory, file, y[k] if between is None else between, kind)
+            item.read(memory, file, target, kind)
             if between is not None:
                 y[k] = between
 
@@ -133,6 +137,13 @@ class DiskArray:
         if now[0] == self._identity[0] and now[2] < self._identity[2]:  # reading past its end would kill the process
             raise ArtifactError(f"{self.path} was cut short after it was opened for windows; restore it from a copy.")
         return self._chunks
+
+
+def _never_filled(item: h5py.Dataset) -> bool:
+    """True if HDF5 leaves the memory as it is where nothing was written; h5py gives zeros there."""
+    from h5py import h5d
+
+    return bool(item.id.get_create_plist().get_fill_time() == h5d.FILL_TIME_NEVER)
 
 
 def _identity(path: Path) -> tuple[int, int, int]:
