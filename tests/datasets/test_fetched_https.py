@@ -134,12 +134,12 @@ def test_a_server_that_does_not_answer(ask, monkeypatch):
 
 def test_a_certificate_that_nobody_trusts(ask, monkeypatch):
     monkeypatch.delenv("SSL_CERT_FILE")
-    with pytest.raises(ArtifactError, match="CERTIFICATE_VERIFY_FAILED|certificate"):
+    with pytest.raises(ArtifactError, match=r"CERTIFICATE_VERIFY_FAILED|certificate"):
         ask("good")
     assert kept(ask.cache) == []
 
 
 def test_a_server_that_is_gone(ask, running, monkeypatch):
     monkeypatch.setattr(running, "server_port", 1)
-    with pytest.raises(ArtifactError, match="cannot be fetched: .*refused.*If this machine is offline"):
+    with pytest.raises(ArtifactError, match=r"cannot be fetched: .*refused.*If this machine is offline"):
         ask("good")
