@@ -45,10 +45,17 @@ def fit(
         str, typer.Option(help="normal, lognormal, or auto: lognormal where all data are positive.")
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps the fit of a network as it goes; the same command goes on from it."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
 ) -> None:
-    """Fit a model to a time series, judge its forecast, write a report."""
+    """Fit a model to a time series, judge its forecast, write a report.
+
+    With --checkpoint, SIGTERM and SIGUSR1 end it with the exit code 75, which asks a batch system to run it again.
+    """
     from scidyn.cli.fit import run_fit
 
     run_fit(
@@ -64,6 +71,7 @@ def fit(
         seed=seed,
         overwrite=overwrite,
         progress=not quiet,
+        checkpoint=checkpoint,
     )
 
 
