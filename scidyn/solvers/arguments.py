@@ -191,7 +191,8 @@ def _times(t: Any, y0: Tensor, stepping: str) -> Tensor:
     """Check the shape of the times and bring them to the solver's time dtype and device."""
     wide = torch.float32 if y0.device.type == "mps" else torch.float64
     try:
-        times = torch.as_tensor(t).to(device=y0.device, dtype=wide)
+        # numbers of Python are double: as a tensor of the default dtype they would be rounded
+        times = (t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=wide)).to(device=y0.device, dtype=wide)
     except (TypeError, ValueError, RuntimeError) as problem:
         raise ShapeError(f"t must be a tensor or a sequence of numbers; got {type(t).__name__}: {problem}") from None
     if times.ndim not in (1, 2) or times.shape[-1] == 0:
@@ -208,7 +209,7 @@ def _targets(step_times: Any, times: Tensor, sign: float, at_times: bool) -> Ten
     parts = [torch.where(torch.isnan(times), torch.inf, times)] if at_times else []
     if step_times is not None:
         try:
-            given = torch.as_tensor(step_times).detach().to(device=times.device, dtype=times.dtype)
+            given = torch.as_tensor(step_times, dtype=times.dtype).detach().to(device=times.device)
         except (TypeError, ValueError, RuntimeError) as problem:
             raise ShapeError(f"step_times must be a sequence of numbers; got {type(step_times).__name__}.") from problem
         if given.ndim not in (1, 2) or (given.ndim == 2 and given.shape[0] != times.shape[0]):

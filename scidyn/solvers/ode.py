@@ -92,8 +92,9 @@ def solve_ode(
         1e-9 in double, 1e-4 and 1e-6 in single precision. The error of a sample is the root mean square over its
         state, for a structure that of the worst leaf.
     controller : str, Controller or Gustafsson, optional
-        How the step adapts: ``"i"``, ``"pi"`` (default), ``"pid"``, ``"gustafsson"`` (predictive, for implicit
-        methods), or a :class:`scidyn.solvers.Controller` or :class:`scidyn.solvers.Gustafsson`.
+        How the step adapts: ``"i"``, ``"pi"`` (default), ``"pid"``, ``"gustafsson"``, or a
+        :class:`scidyn.solvers.Controller` or :class:`scidyn.solvers.Gustafsson`. The predictive one saves implicit
+        methods most of their rejected steps; its longer steps are best reported with ``save="step_to"``.
     norm : str
         With shared steps, ``"max"`` lets the sample with the largest error decide, so a batch cannot hide
         it; ``"rms_all"`` takes the root mean square over the whole batch.

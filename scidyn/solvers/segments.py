@@ -28,7 +28,8 @@ def solve_with_jumps(
     if options["on_failure"] != "raise" or options["dense"]:
         raise OptionError("jump_times need on_failure='raise' and dense=False: leave the other options out.")
     device = y0.device
-    times = torch.as_tensor(t).to(device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    times = (t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=wide)).to(device=device, dtype=wide)
     if times.ndim != 1 or times.numel() == 0:
         raise ShapeError(f"jump_times need t of shape (time,); got {tuple(times.shape)}.")
     known = times.detach()
