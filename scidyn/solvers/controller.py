@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scidyn._check.values import choice, number
 from scidyn.errors import OptionError
-from scidyn.solvers.precision import HALF
+from scidyn.solvers.precision import HALF, power
 
 __all__ = [
     "CONTROLLERS",
@@ -91,11 +91,11 @@ class Controller:
     def factor(self, trial: Trial, memory: Memory) -> Tensor:
         """Change of the step."""
         p, i, d = self.proportional, self.integral, self.derivative
-        factor = self.safety * _positive(trial.ratio) ** (-(p + i + d) / trial.order)
+        factor = self.safety * power(_positive(trial.ratio), -(p + i + d) / trial.order)
         if p + 2 * d != 0.0:
-            factor = factor * memory[0] ** ((p + 2 * d) / trial.order)
+            factor = factor * power(memory[0], (p + 2 * d) / trial.order)
         if d != 0.0:
-            factor = factor * memory[1] ** (-d / trial.order)
+            factor = factor * power(memory[1], -d / trial.order)
         return torch.where(trial.accepted, factor.clamp(1.0, self.grow), factor.clamp(self.shrink, self.safety))
 
     def remember(self, trial: Trial, memory: Memory) -> Memory:
@@ -161,14 +161,15 @@ class Gustafsson:
 
     def factor(self, trial: Trial, memory: Memory) -> Tensor:
         """Change of the step."""
-        ratio, power = _positive(trial.ratio), 1.0 / trial.order
+        ratio, exponent = _positive(trial.ratio), 1.0 / trial.order
         safety: Tensor | float = self.safety
         if trial.iterations is not None:
             twice = 2.0 * trial.most
             safety = self.safety * ((1.0 + twice) / (trial.iterations.to(ratio.dtype) + twice)).clamp_max(1.0)
-        plain = ratio**power / safety
+        plain = power(ratio, exponent) / safety
         h = trial.h.to(ratio.dtype)
-        trend = memory[1] / torch.where(h > 0, h, torch.ones_like(h)) * (ratio * ratio / memory[0]) ** power
+        growth = power(ratio * ratio / memory[0], exponent)
+        trend = memory[1] / torch.where(h > 0, h, torch.ones_like(h)) * growth
         divisor = torch.where(trial.accepted, torch.maximum(plain, trend / self.safety), plain)
         factor = 1.0 / divisor.clamp(1.0 / self.grow, 1.0 / self.shrink)
         return torch.where(trial.accepted, factor, factor.clamp_max(self.safety))
@@ -304,6 +305,6 @@ def first_step(
     k2 = rate(t + h0, y + column * k1)
     d2 = tolerance.norm(k2 - k1, scale).to(span.dtype) / h0.clamp_min(torch.finfo(h0.dtype).tiny)
     largest = torch.maximum(d1.to(span.dtype), d2)
-    h1 = torch.where(largest <= 1e-15, (h0 * 1e-3).clamp_min(1e-6), (0.01 / largest) ** (1.0 / order))
+    h1 = torch.where(largest <= 1e-15, (h0 * 1e-3).clamp_min(1e-6), power(0.01 / largest, 1.0 / order))
     guess = torch.minimum(100.0 * h0, h1)
     return torch.where(torch.isfinite(guess), guess, h0)

@@ -213,12 +213,16 @@ def write_start(output: Tensor, problem: Problem) -> None:
     output.copy_(torch.where(at_start, problem.y0.detach().unsqueeze(1), output))
 
 
+def columns_are_chosen(wanted: Tensor) -> bool:
+    """True on a CPU: the host reads which times a chunk reached; elsewhere all are evaluated and most discarded."""
+    return wanted.device.type == "cpu"
+
+
 def _write(output: Tensor, wanted: Tensor, chunk: Records) -> None:
     """Write the wanted times that lie in the steps of ``chunk``."""
     wanted = wanted.detach()
     inside = (wanted > chunk.times[0].unsqueeze(1)) & (wanted <= chunk.times[-1].unsqueeze(1))
-    if wanted.device.type != "cpu":
-        # choosing columns would be a read by the host
+    if not columns_are_chosen(wanted):
         values = evaluate(chunk, *locate(chunk.times, wanted))
         output.copy_(torch.where(inside.unsqueeze(-1), values, output))
         return

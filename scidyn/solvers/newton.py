@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scidyn.solvers.linear.jacobian import TimeAndState
 from scidyn.solvers.linear.linearisation import Factored, Linearisation
+from scidyn.solvers.precision import power
 
 __all__ = ["NewtonSettings", "Stage", "StageSolution", "attach_stage", "reads_are_cheap", "solve_stage"]
 
@@ -97,7 +98,7 @@ def solve_stage(
     active = torch.ones(u.shape[0], dtype=torch.bool, device=u.device)
     converged = ~active
     # an old contraction is trusted less and less, so that it is measured anew after a few stages
-    factor = factor.clamp_min(LEAST_FACTOR) ** 0.8
+    factor = power(factor.clamp_min(LEAST_FACTOR), 0.8)
     before: Tensor | None = None
     count = torch.zeros(u.shape[0], dtype=torch.int32, device=u.device)
     for _ in range(settings.iterations):

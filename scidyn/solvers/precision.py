@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scidyn.errors import OptionError, ShapeError
 
-__all__ = ["HALF", "UnderAutocast", "same_precision", "under_autocast", "working_precision"]
+__all__ = ["HALF", "UnderAutocast", "power", "same_precision", "under_autocast", "working_precision"]
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -30,6 +30,14 @@ def same_precision(value: Tensor, dtype: torch.dtype, source: str) -> Tensor:
 def working_precision(y: Tensor) -> torch.dtype:
     """Real dtype in which errors are measured: that of the state, single for states of half precision."""
     return torch.float32 if y.dtype in HALF else y.real.dtype
+
+
+def power(base: Tensor, exponent: float) -> Tensor:
+    """Give ``base ** exponent`` of positive numbers, the same bits wherever a sample stands in its batch.
+
+    The power function of torch has another last digit in full vectors of the processor than in the rest.
+    """
+    return torch.exp(exponent * torch.log(base))
 
 
 class UnderAutocast(torch.nn.Module):
