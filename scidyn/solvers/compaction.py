@@ -79,6 +79,14 @@ class Crew:
         coef = chunk.coef.new_zeros((*chunk.coef.shape[:2], *y.shape)).index_copy(2, self.rows, chunk.coef)
         return Records(times, size, states, coef)
 
+    def row(self, whole: Tensor) -> Tensor:
+        """Entries of those that are stepped."""
+        return whole if self.rows is None else whole[self.rows]
+
+    def widen_row(self, part: Tensor, whole: Tensor) -> Tensor:
+        """Put entries back among those of all."""
+        return part if self.rows is None else whole.index_copy(0, self.rows, part)
+
     def finish(self, state: LoopState) -> LoopState:
         """Put the last results back."""
         whole = self.whole(state)

@@ -87,11 +87,12 @@ def integrate(
     progress: Callable[[float], None] | None = None,
     observe: Callable[[int, Tensor, tuple[Tensor, ...]], None] | None = None,
     compact: bool = False,
+    keep_grid: bool = True,
 ) -> Trace:
     """Solve with adaptive steps from ``k1``, the rate at the start; nothing is recorded for autograd.
 
     The host reads the flags of each block of attempts, on an accelerator while the next block is under way. With
-    ``compact`` finished samples leave the batch.
+    ``compact`` finished samples leave the batch; without ``keep_grid`` not even times and sizes of steps are kept.
     """
     calls = problem.field.calls
     state, bounds = _begin(problem, k1)
@@ -127,14 +128,14 @@ def integrate(
         if any(moved):
             chunk = _join(before, blocks, moved)
             _write(crew.output, crew.wanted, chunk)
+            last_size = crew.widen_row(_last_moved(chunk.size, crew.row(last_size)), last_size)
+            recorded += len(chunk.size)
             if not keep_coef:
                 # a clone, because an empty view would keep all its numbers
                 kept = chunk.y if keep_states else chunk.y[:0].clone()
                 chunk = chunk._replace(coef=chunk.coef[:0].clone(), y=kept)
-            chunk = crew.widen(chunk)
-            last_size = _last_moved(chunk.size, last_size)
-            chunks.append(chunk)
-            recorded += len(chunk.size)
+            if keep_grid or keep_states or keep_coef:
+                chunks.append(crew.widen(chunk))
             if observe is not None:
                 known = crew.whole(blocks[-1].state)
                 observe(recorded, known.y, known.carry)

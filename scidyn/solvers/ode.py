@@ -77,7 +77,7 @@ def solve_ode(
     y0 : Tensor, shape (batch, *state) or (D,), or dict, tuple or list of tensors (batch, *state)
         Initial state, real or complex. The tensors of a structure have the same batch axis, precision and device;
         ``f`` gets and returns the same structure, and so does ``Solution.y``. States of half precision need fixed
-        steps or an ``rtol`` of at least 1e-2.
+        steps or an ``rtol`` of at least 1e-2; a method of low order, such as ``"bosh3"``, loses least to rounding.
     t : array_like, shape (time,) or (batch, time)
         Times to report, the first of them that of ``y0``; decreasing times solve backwards. Rows of their
         own need ``stepping="per_sample"``; NaN may pad the end of a row.

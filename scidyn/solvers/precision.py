@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scidyn.errors import OptionError, ShapeError
 
-__all__ = ["HALF", "UnderAutocast", "power", "same_precision", "under_autocast", "working_precision"]
+__all__ = ["HALF", "UnderAutocast", "is_autocast", "power", "same_precision", "under_autocast", "working_precision"]
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -61,6 +61,13 @@ class UnderAutocast(torch.nn.Module):
         """Evaluate in the caller's precision."""
         with torch.autocast(self.device, self.dtype):
             return self.f(t, y, *args)
+
+
+def is_autocast(f: object) -> bool:
+    """True if ``f``, or the field behind it, is evaluated under autocast, which :func:`torch.func.vmap` ignores."""
+    while isinstance(f, torch.nn.Module) and not isinstance(f, UnderAutocast) and callable(getattr(f, "f", None)):
+        f = f.f
+    return isinstance(f, UnderAutocast)
 
 
 def under_autocast(f: Callable[..., Any], device: str) -> UnderAutocast:

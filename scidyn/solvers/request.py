@@ -130,6 +130,7 @@ def _integrate(
             progress=request.progress,
             observe=marks,
             compact=request.compact,
+            keep_grid=differentiate or keep,
         )
     return trace, marks
 
