@@ -14,7 +14,7 @@ from scidyn.solvers.cde import (
     with_time,
 )
 from scidyn.solvers.compat.ode import odeint, odeint_adjoint, odeint_event
-from scidyn.solvers.controller import Controller, Gustafsson
+from scidyn.solvers.controller import Controller
 from scidyn.solvers.ctmc import (
     JumpSolution,
     JumpStatus,
@@ -30,6 +30,7 @@ from scidyn.solvers.ctmc import (
 from scidyn.solvers.events import Event, EventRecord
 from scidyn.solvers.ode import solve_ode
 from scidyn.solvers.phi import phi_functions
+from scidyn.solvers.predictive import Gustafsson
 from scidyn.solvers.sde import LangevinSolution, SDESolution, solve_langevin, solve_sde
 from scidyn.solvers.sensitivity import solve_sensitivities
 from scidyn.solvers.solution import Solution, Stats

@@ -12,11 +12,12 @@ from torch import Tensor
 from scidyn._check.tensors import finite, floating
 from scidyn._check.values import choice, integer, number
 from scidyn.errors import OptionError, ShapeError, SolverWarning, TimeGridError
-from scidyn.solvers.controller import Controller, Gustafsson, Tolerance, choose_controller
+from scidyn.solvers.controller import Controller, Tolerance, choose_controller
 from scidyn.solvers.field import Field
 from scidyn.solvers.methods import METHODS, Method
 from scidyn.solvers.packing import Packed
 from scidyn.solvers.precision import HALF, working_precision
+from scidyn.solvers.predictive import Gustafsson
 
 __all__ = ["Problem", "prepare"]
 

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from scidyn.errors import OptionError
-from scidyn.solvers.controller import Controller, Gustafsson, Tolerance, Trial, error_ratio
+from scidyn.solvers.controller import Controller, Tolerance, error_ratio
 from scidyn.solvers.methods.stepper import Method, Rate, Step
+from scidyn.solvers.predictive import Gustafsson
 from scidyn.solvers.status import Status
+from scidyn.solvers.trial import Trial
 
 __all__ = ["Bounds", "LoopState", "Outcome", "attempt", "attempts", "steps_per_read"]
 

@@ -40,7 +40,7 @@ class Crew:
         self.wanted, self.output = problem.times.detach(), output
         self.rows: Tensor | None = None
         self.calls = 0
-        self._all_bounds, self._all_output, self._all_state = bounds, output, state
+        self._all_bounds, self.all_output, self._all_state = bounds, output, state
         self._possible = True
 
     def smaller(self, state: LoopState) -> LoopState:
@@ -61,7 +61,7 @@ class Crew:
         self.calls += 0 if self.field is self.problem.field else self.field.calls
         self.field, self.rows, self._all_state = field, rows, whole
         self.bounds, self.wanted = _bounds(self._all_bounds, rows), self.problem.times.detach()[rows]
-        self.output = self._all_output[rows]
+        self.output = self.all_output[rows]
         return _state(whole, rows)
 
     def whole(self, state: LoopState) -> LoopState:
@@ -96,7 +96,7 @@ class Crew:
 
     def _put(self, state: LoopState) -> None:
         if self.rows is not None:
-            self._all_output.index_copy_(0, self.rows, self.output)
+            self.all_output.index_copy_(0, self.rows, self.output)
 
     def _field(self, whole: LoopState, rows: Tensor) -> Field | None:
         """Field of some rows, or None with a warning if ``f`` does not give them the same rates."""

@@ -85,7 +85,9 @@ def integrate_fixed(
             cause = torch.where(taken.singular, Status.LINEAR_SOLVE_FAILED.value, cause)
         code = torch.where(was & ~alive, cause, code)
         if taken.work is not None:
-            work = (taken.work[0], taken.work[1]) if work is None else (work[0] + taken.work[0], work[1] + taken.work[1])
+            work = (
+                (taken.work[0], taken.work[1]) if work is None else (work[0] + taken.work[0], work[1] + taken.work[1])
+            )
         if keep_states or keep_coef:
             states.append(y)
         sizes.append(torch.where(alive, h, torch.zeros_like(h)))

@@ -25,6 +25,9 @@ LAG = {"cpu": 0}
 LAG_ELSEWHERE = 1
 
 
+Observer = Callable[[int, Tensor, tuple[Tensor, ...]], None]
+
+
 class Trace(NamedTuple):
     """A finished solve without its graph.
 
@@ -85,7 +88,7 @@ def integrate(
     keep_coef: bool,
     try_step: Callable[[LoopState, Bounds], Outcome] | None = None,
     progress: Callable[[float], None] | None = None,
-    observe: Callable[[int, Tensor, tuple[Tensor, ...]], None] | None = None,
+    observe: Observer | None = None,
     compact: bool = False,
     keep_grid: bool = True,
 ) -> Trace:
@@ -98,14 +101,9 @@ def integrate(
     state, bounds = _begin(problem, k1)
     device = problem.y0.device
     count, lag = steps_per_read(device), 0 if compact else LAG.get(device.type, LAG_ELSEWHERE)
-    shape = (*problem.y0.shape[:1], problem.times.shape[1], problem.y0.shape[1])
-    output = torch.full(shape, torch.nan, dtype=problem.y0.dtype, device=device)
-    write_start(output, problem)
-    crew = Crew(problem, state, bounds, output)
-    chunks: list[Records] = []
-    last_size = torch.zeros_like(state.t)
-    tried = recorded = 0
-    reads, running = 1, bool((state.status == Status.RUNNING.value).any())
+    crew = Crew(problem, state, bounds, _output(problem))
+    kept = _Kept(crew, keep_states, keep_coef, keep_grid, observe)
+    tried, reads, running = 0, 1, bool((state.status == Status.RUNNING.value).any())
     waiting: deque[tuple[Outcome, _Flags]] = deque()
     blocks: list[Outcome] = []
     moved: list[bool] = []
@@ -125,20 +123,7 @@ def integrate(
             blocks, moved = [*blocks, block], moved + steps
         if len(moved) < CHUNK and (running or waiting):
             continue
-        if any(moved):
-            chunk = _join(before, blocks, moved)
-            _write(crew.output, crew.wanted, chunk)
-            last_size = crew.widen_row(_last_moved(chunk.size, crew.row(last_size)), last_size)
-            recorded += len(chunk.size)
-            if not keep_coef:
-                # a clone, because an empty view would keep all its numbers
-                kept = chunk.y if keep_states else chunk.y[:0].clone()
-                chunk = chunk._replace(coef=chunk.coef[:0].clone(), y=kept)
-            if keep_grid or keep_states or keep_coef:
-                chunks.append(crew.widen(chunk))
-            if observe is not None:
-                known = crew.whole(blocks[-1].state)
-                observe(recorded, known.y, known.carry)
+        kept.add(before, blocks, moved)
         before = blocks[-1].state.t
         if progress is not None:
             progress(_fraction(problem, crew.whole(blocks[-1].state).t))
@@ -150,7 +135,45 @@ def integrate(
     calls = problem.field.calls - calls + crew.calls
     # compiled steps are counted by what a step takes
     nfe = 1 + calls if calls > tried else 2 + problem.method.evaluations * tried
-    return _trace(problem, output, chunks, state, last_size, nfe, reads, keep_coef)
+    return _trace(problem, crew.all_output, kept.chunks, state, kept.last_size, nfe, reads, keep_coef)
+
+
+class _Kept:
+    """What is kept of the steps: the wanted times, the size of the last one, and records as asked for."""
+
+    def __init__(self, crew: Crew, states: bool, coef: bool, grid: bool, observe: Observer | None) -> None:
+        self._crew, self._states, self._coef, self._observe = crew, states, coef, observe
+        self._grid = grid or states or coef
+        self._recorded = 0
+        self.chunks: list[Records] = []
+        self.last_size = torch.zeros_like(crew.problem.start)
+
+    def add(self, before: Tensor, blocks: list[Outcome], moved: list[bool]) -> None:
+        """Take over blocks of attempts that began at the times ``before``."""
+        if not any(moved):
+            return
+        crew, chunk = self._crew, _join(before, blocks, moved)
+        _write(crew.output, crew.wanted, chunk)
+        self.last_size = crew.widen_row(_last_moved(chunk.size, crew.row(self.last_size)), self.last_size)
+        self._recorded += len(chunk.size)
+        if not self._coef:
+            # a clone, because an empty view would keep all its numbers
+            states = chunk.y if self._states else chunk.y[:0].clone()
+            chunk = chunk._replace(coef=chunk.coef[:0].clone(), y=states)
+        if self._grid:
+            self.chunks.append(crew.widen(chunk))
+        if self._observe is not None:
+            known = crew.whole(blocks[-1].state)
+            self._observe(self._recorded, known.y, known.carry)
+
+
+def _output(problem: Problem) -> Tensor:
+    """States at the wanted times, shape (batch, T, D): those at the first time, else NaN."""
+    batch, width = problem.y0.shape
+    shape = (batch, problem.times.shape[1], width)
+    output = torch.full(shape, torch.nan, dtype=problem.y0.dtype, device=problem.y0.device)
+    write_start(output, problem)
+    return output
 
 
 def _begin(problem: Problem, k1: Tensor) -> tuple[LoopState, Bounds]:

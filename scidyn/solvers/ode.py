@@ -13,12 +13,13 @@ from scidyn._check.values import integer
 from scidyn.errors import OptionError
 from scidyn.solvers.arguments import check_choices, prepare
 from scidyn.solvers.backends.scipy import gradient_method
-from scidyn.solvers.controller import Controller, Gustafsson
+from scidyn.solvers.controller import Controller
 from scidyn.solvers.event_solve import check_events, solve_to_event
 from scidyn.solvers.events import Event
 from scidyn.solvers.methods.stepper import Method
 from scidyn.solvers.packing import solve_packed
 from scidyn.solvers.precision import under_autocast
+from scidyn.solvers.predictive import Gustafsson
 from scidyn.solvers.progress import Bar
 from scidyn.solvers.request import Request, solve
 from scidyn.solvers.saving import present
@@ -299,6 +300,15 @@ def _solve(
     problem = prepare(f, y0, t, **setup)
     limit = None if checkpoints is None else integer("checkpoints", checkpoints, at_least=2)
     request = Request(
-        backend, foreign, limit, regularize, regularize_seed, setup["controller"], dense, progress, **gradient, save=save
+        backend,
+        foreign,
+        limit,
+        regularize,
+        regularize_seed,
+        setup["controller"],
+        dense,
+        progress,
+        **gradient,
+        save=save,
     )
     return solve(problem, request)

@@ -139,7 +139,13 @@ def test_blocks_and_lag_change_no_bit(method, stepping, monkeypatch):
         monkeypatch.setitem(loop.LAG, "cpu", lag)
         mu = MU[:5].clone().requires_grad_()
         solution = solve_ode(
-            lambda t, y, mu: van_der_pol(t, y, mu), Y0[:5], TIMES[:5], args=mu, method=method, stepping=stepping, rtol=1e-4
+            lambda t, y, mu: van_der_pol(t, y, mu),
+            Y0[:5],
+            TIMES[:5],
+            args=mu,
+            method=method,
+            stepping=stepping,
+            rtol=1e-4,
         )
         (gradient,) = torch.autograd.grad((solution.y**2).sum(), mu)
         found.append((solution, gradient))
@@ -169,7 +175,14 @@ def test_a_chunk_reads_nothing_but_its_flags(monkeypatch):
     monkeypatch.setitem(attempt.STEPS_PER_READ, "cpu", 16)
     monkeypatch.setattr(loop, "columns_are_chosen", lambda wanted: False)
     problem = prepare(
-        lambda t, y: van_der_pol(t, y, MU), Y0, TIMES, args=None, method="tsit5", rtol=1e-6, atol=1e-9, stepping="per_sample"
+        lambda t, y: van_der_pol(t, y, MU),
+        Y0,
+        TIMES,
+        args=None,
+        method="tsit5",
+        rtol=1e-6,
+        atol=1e-9,
+        stepping="per_sample",
     )
     with torch.no_grad():
         k1 = problem.field(problem.start, problem.y0)
@@ -185,7 +198,14 @@ def test_a_chunk_reads_nothing_but_its_flags(monkeypatch):
 @pytest.mark.parametrize("stepping", ["shared", "per_sample"])
 def test_static_buffers_give_the_same_bits(stepping):
     problem = prepare(
-        lambda t, y: van_der_pol(t, y, MU[:5]), Y0[:5], TIMES, args=None, method="tsit5", rtol=1e-6, atol=1e-9, stepping=stepping
+        lambda t, y: van_der_pol(t, y, MU[:5]),
+        Y0[:5],
+        TIMES,
+        args=None,
+        method="tsit5",
+        rtol=1e-6,
+        atol=1e-9,
+        stepping=stepping,
     )
     k1 = problem.field.probe(problem.start, problem.y0)
     plain = loop.integrate(problem, k1, keep_states=True, keep_coef=True)
@@ -202,7 +222,13 @@ def test_a_captured_graph_gives_the_same_result():
         pytest.skip("no CUDA device")
     mu = MU.cuda()
     problem = prepare(
-        lambda t, y: van_der_pol(t, y, mu), Y0.cuda(), TIMES.cuda(), args=None, method="tsit5", rtol=1e-6, atol=1e-9,
+        lambda t, y: van_der_pol(t, y, mu),
+        Y0.cuda(),
+        TIMES.cuda(),
+        args=None,
+        method="tsit5",
+        rtol=1e-6,
+        atol=1e-9,
         stepping="per_sample",
     )
     k1 = problem.field.probe(problem.start, problem.y0)
@@ -211,3 +237,19 @@ def test_a_captured_graph_gives_the_same_result():
     graphed = loop.integrate(problem, k1, keep_states=True, keep_coef=True, try_step=block)
     assert block.captured
     torch.testing.assert_close(graphed.y, plain.y, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["tsit5", "dopri8", "kvaerno5", "rodas5p", "auto", "rosenbrock23"])
+def test_order_and_mates_change_no_bit(method):
+    generator = torch.Generator().manual_seed(0)
+    options = {"method": method, "stepping": "per_sample", "adjoint": None, "rtol": 1e-5}
+    full = solve_ode(van_der_pol, Y0, TIMES[:4], args=MU, **options)
+    for rows in (
+        torch.randperm(24, generator=generator),
+        torch.tensor([5]),
+        torch.arange(17),
+        torch.tensor([23, 0, 7]),
+    ):
+        part = solve_ode(van_der_pol, Y0[rows], TIMES[:4], args=MU[rows], **options)
+        assert torch.equal(part.y, full.y[rows])
+        assert torch.equal(part.stats.n_steps, full.stats.n_steps[rows])

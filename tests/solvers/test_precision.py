@@ -16,7 +16,9 @@ Y0 = torch.tensor([[1.0, 0.5], [0.3, -1.0]])
 @pytest.mark.parametrize("method", ["tsit5", "rk4"])
 def test_rates_of_half_precision_are_brought_to_the_state(dtype, method):
     rate = torch.tensor(0.7, requires_grad=True)
-    solution = solve_ode(lambda t, y: (-rate * y).to(dtype), Y0, [0.0, 1.0], method=method, dt0=0.05, rtol=1e-2, atol=1e-2)
+    solution = solve_ode(
+        lambda t, y: (-rate * y).to(dtype), Y0, [0.0, 1.0], method=method, dt0=0.05, rtol=1e-2, atol=1e-2
+    )
     assert solution.y.dtype == torch.float32
     torch.testing.assert_close(solution.y[:, 1], Y0 * math.exp(-0.7), rtol=1e-2, atol=1e-2)
     solution.y[0, 1, 0].backward()
@@ -75,7 +77,7 @@ def test_states_of_half_precision(dtype, options, stepping):
 
 @pytest.mark.parametrize("options", [{}, {"rtol": 1e-3}])
 def test_half_precision_needs_loose_tolerances(options):
-    with pytest.raises(ShapeError, match="fixed steps, or rtol of at least 0.01"):
+    with pytest.raises(ShapeError, match="fixed steps, or rtol of at least"):
         solve_ode(lambda t, y: -y, Y0.bfloat16(), [0.0, 1.0], **options)
 
 

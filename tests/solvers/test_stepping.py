@@ -8,8 +8,8 @@ import torch
 
 from scidyn.errors import NonFiniteError, OptionError, ShapeError
 from scidyn.solvers import Gustafsson, batch_time, expand_time, solve_ode
-from scidyn.solvers.controller import Trial
 from scidyn.solvers.progress import Bar
+from scidyn.solvers.trial import Trial
 from scidyn.systems import VanDerPol
 
 F64 = torch.float64
@@ -53,9 +53,7 @@ def test_the_step_goes_on_after_a_landing():
 
 def test_each_sample_has_its_own_landings():
     landings = torch.tensor([[0.3], [0.7], [1.1]], dtype=F64)
-    solution = solve_ode(
-        swing, Y0, [0.0, 2.0], stepping="per_sample", step_times=landings, save="steps", adjoint=None
-    )
+    solution = solve_ode(swing, Y0, [0.0, 2.0], stepping="per_sample", step_times=landings, save="steps", adjoint=None)
     for row, own in zip(solution.t, landings[:, 0].tolist(), strict=True):
         assert [x for x in landings[:, 0].tolist() if x in row.tolist()] == [own]
 

@@ -64,7 +64,10 @@ def test_gradients_equal_those_of_one_tensor(adjoint):
     options = {"adjoint": adjoint, "rtol": 1e-7, "atol": 1e-8}
     stiffness, x0 = (torch.tensor(v, dtype=F64, requires_grad=True) for v in ([1.0, 4.0], [[1.0, 0.5], [0.2, -1.0]]))
     tree = solve_ode(
-        lambda t, y: {"x": y["v"], "v": -stiffness * y["x"]}, {"x": x0, "v": torch.zeros_like(x0)}, [0.0, 1.0, 2.0], **options
+        lambda t, y: {"x": y["v"], "v": -stiffness * y["x"]},
+        {"x": x0, "v": torch.zeros_like(x0)},
+        [0.0, 1.0, 2.0],
+        **options,
     ).y
     by_tree = torch.autograd.grad((tree["x"][:, 1:] ** 2).sum() + tree["v"][:, -1].sum(), [stiffness, x0])
     flat = solve_ode(
@@ -90,7 +93,9 @@ def test_the_worst_leaf_decides_about_a_step():
 
     alone = solve_ode(lambda t, y: torch.cos(8 * t) * 8 * y, y0[0], [0.0, 4.0], adjoint=None)
     both = solve_ode(f, y0, [0.0, 4.0], adjoint=None)
-    joined = solve_ode(lambda t, y: torch.cat(f(t, (y[:, :1], y[:, 1:])), 1), torch.cat(y0, 1), [0.0, 4.0], adjoint=None)
+    joined = solve_ode(
+        lambda t, y: torch.cat(f(t, (y[:, :1], y[:, 1:])), 1), torch.cat(y0, 1), [0.0, 4.0], adjoint=None
+    )
     assert torch.equal(both.stats.n_steps, alone.stats.n_steps)
     torch.testing.assert_close(both.y[0], alone.y, rtol=1e-12, atol=0)
     assert int(joined.stats.n_steps) < 0.8 * int(both.stats.n_steps)
