@@ -18,6 +18,7 @@ from scidyn.solvers.event_solve import check_events, solve_to_event
 from scidyn.solvers.events import Event
 from scidyn.solvers.methods.stepper import Method
 from scidyn.solvers.packing import solve_packed
+from scidyn.solvers.penalties import Regularization
 from scidyn.solvers.precision import under_autocast
 from scidyn.solvers.predictive import Gustafsson
 from scidyn.solvers.progress import Bar
@@ -49,8 +50,7 @@ def solve_ode(
     compact: bool = False,
     adjoint: str | None = "discrete",
     checkpoints: int | None = None,
-    regularize: str | None = None,
-    regularize_seed: int = 0,
+    regularize: Callable[[Regularization], Tensor] | None = None,
     backend: str = "native",
     dense: bool = False,
     save: str | None = None,
@@ -135,14 +135,11 @@ def solve_ode(
         Largest number of states that the discrete adjoint keeps, at least 2; the times and sizes of all steps are
         kept besides. Steps between them are taken again in the backward sweep, which gives the same
         gradient. Left out, the state at every step is kept. Explicit Runge–Kutta methods only.
-    regularize : str, optional
-        Measure how hard the steps were, as ``Solution.regularization`` with a differentiable ``value``:
-        ``"error"`` sums the scaled error estimate times the step size over the steps, ``"stiffness"`` an
-        estimate of the largest eigenvalue of the Jacobian; ``"local_error"`` and ``"local_stiffness"`` take one
-        random accepted step per sample (one in all if steps are shared) from a state without gradient, and go
-        with every native adjoint. Its gradient through the repeated steps is kept by autograd.
-    regularize_seed : int
-        Seed of the random steps.
+    regularize : LocalError, Stiffness, a sum of them, or callable, optional
+        Measure how hard the steps were: ``Solution.reg`` holds the error and stiffness estimates of every step
+        and their differentiable ``value`` to add to a loss. A callable makes the value of a
+        :class:`scidyn.solvers.Regularization` itself. Its gradient through the repeated steps is kept by
+        autograd. One random step, for every native adjoint: :meth:`scidyn.solvers.Solution.local_regulariser`.
     backend : str
         ``"native"``; ``"scipy"`` with ``method="Radau"``, ``"BDF"``, ``"LSODA"``, ``"DOP853"``, ``"RK45"`` or
         ``"RK23"``, sample by sample on the host; or ``"torchdiffeq"`` for a comparison with that package
@@ -231,7 +228,7 @@ def solve_ode(
     options: dict[str, Any] = {"args": args, "method": method, "rtol": rtol, "atol": atol, "controller": controller}
     options |= {"norm": norm, "dt0": dt0, "dt_min": dt_min, "dt_max": dt_max, "max_steps": max_steps}
     options |= {"stepping": stepping, "step_times": step_times, "compact": compact, "adjoint": adjoint}
-    options |= {"checkpoints": checkpoints, "regularize": regularize, "regularize_seed": regularize_seed}
+    options |= {"checkpoints": checkpoints, "regularize": regularize}
     options |= {"backend": backend, "dense": dense, "save": save, "params": params, "compile": compile}
     options |= {"on_failure": on_failure, "events": events, "jump_times": jump_times, "jump": jump}
     options["progress"] = Bar() if progress is True else progress or None
@@ -258,8 +255,7 @@ def _solve(
     t: Any,
     *,
     checkpoints: int | None,
-    regularize: str | None,
-    regularize_seed: int,
+    regularize: Callable[[Regularization], Tensor] | None,
     backend: str,
     dense: bool,
     save: str | None,
@@ -304,7 +300,6 @@ def _solve(
         foreign,
         limit,
         regularize,
-        regularize_seed,
         setup["controller"],
         dense,
         progress,
