@@ -77,7 +77,7 @@ def solve(problem: Problem, request: Request) -> Solution:
     y = longer.y if inputs is None else _differentiable(whole, longer, inputs, adjoint, marks)
     y, states = y[:, : trace.y.shape[1]], y[:, trace.y.shape[1] :].transpose(0, 1) if nodes else trace.states
     solution = report(make_solution(problem, trace, y), trace.last_size, request.on_failure)
-    if adjoint is None and request.regularize is None and request.save is None:
+    if adjoint is None and request.regularize is None and request.save != "steps" and not request.dense:
         # the grid of steps was not kept: nothing needs it, and it may be large
         return solution
     # a reversible pair of states is not what one plain step starts from

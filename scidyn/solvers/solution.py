@@ -204,7 +204,10 @@ class Solution:
         A. Pal, A. Edelman, C. Rackauckas, Locally regularized neural differential equations, ICML 2023.
         """
         if self._local is None:
-            raise OptionError("this Solution kept no grid of steps: use backend='native' with an adjoint, no events and no jumps.")
+            raise OptionError(
+                "this Solution kept no grid of steps: use backend='native' with an adjoint or dense=True, no events "
+                "and no jumps."
+            )
         return self._local(kind, when, step, generator)
 
     def to_dataset(
