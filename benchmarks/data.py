@@ -46,16 +46,16 @@ def fields(rows=32, steps=64, side=128, seed=0):
     )
 
 
-def interleaved(jobs, repeats):
+def interleaved(jobs, repeats, clock=time.perf_counter):
     """Median seconds of every job; each round runs all of them, so that a busy moment hits all alike."""
     times = {name: [] for name in jobs}
     for job in jobs.values():
         job()
     for _ in range(repeats):
         for name, job in jobs.items():
-            begin = time.perf_counter()
+            begin = clock()
             job()
-            times[name].append(time.perf_counter() - begin)
+            times[name].append(clock() - begin)
     return {name: statistics.median(t) for name, t in times.items()}
 
 
@@ -132,6 +132,43 @@ def windows_from_disk(folder, repeats, draws=128, batch=16):
     ]
 
 
+LAYOUTS = {"contiguous": None, "frames": (1, 8, 128, 128), "tiles": (1, 16, 32, 32)}
+CUTS = {"32 × 32 crop": (37, 69), "128 × 128": (0, 128)}
+
+
+def cropped_windows(folder, repeats, draws=256, batch=8, length=10):
+    """Windows of 10 × 32 × 32 across the borders of chunks, and whole ones; CPU time, h5py into a ready array."""
+    ds = fields()
+    held = []
+    print(f"CPU ms per window of {length} frames in batches of {batch}, uncompressed, warm cache")
+    for layout, chunks in LAYOUTS.items():
+        path = folder / f"{layout}.nc"
+        ds.to_netcdf(path, engine="h5netcdf", encoding={"u": {"chunksizes": chunks, "contiguous": chunks is None}})
+        raw = h5py.File(path)["u"]
+        index = windows(ds, length, horizon=0)
+        order = np.random.default_rng(1).permutation(len(index))[:draws]
+        places = list(zip(*(v.tolist() for v in index.locate(order)), strict=True))
+        for label, cut in CUTS.items():
+            store = HDF5Windows(path, index, crop={"x": cut, "y": cut})
+            side = slice(*cut)
+            target = np.empty((batch, length, cut[1] - cut[0], cut[1] - cut[0]), np.float32)
+
+            def peer(raw=raw, places=places, target=target, side=side):
+                for k, (n, s) in enumerate(places):
+                    target[k % batch] = raw[n, s : s + length, side, side]
+
+            def own(store=store, order=order):
+                for k in range(0, draws, batch):
+                    store.gather(order[k : k + batch])
+
+            seconds = interleaved({"h5py": peer, "scidyn": own}, 2 * repeats + 1, clock=time.process_time)
+            theirs, ours = (1e3 * t / draws for t in seconds.values())
+            print(f"  {layout:10s} {label:12s} h5py {theirs:.4f}, scidyn {ours:.4f}, × {theirs / ours:.2f}")
+            if label == "32 × 32 crop":
+                held.append(verdict(f"cropped windows, {layout}, against the h5py handle", theirs / ours, 2, "more"))
+    return held
+
+
 def windows_in_memory(repeats):
     y = np.random.default_rng(0).normal(size=(400, 200, 4))
     ds = scidyn.data.from_arrays(y, np.arange(200), units=["1"] * 4, time_units="s")
@@ -194,6 +231,7 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         held = windows_in_memory(options.repeats) + windows_from_disk(folder, options.repeats)
+        held += cropped_windows(folder, options.repeats)
         if not options.quick:
             held += larger_than_memory(folder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

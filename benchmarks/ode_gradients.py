@@ -127,7 +127,7 @@ def ours(case: Case) -> Iterator[Row]:
 
         return Row(f"scidyn {name}", run, int(solution().stats.n_accepted.max()))
 
-    theirs = {"norm": "rms", "controller": "i"}
+    theirs = {"norm": "rms_all", "controller": "i"}
     for method in ("dopri5", "tsit5"):
         yield row(method, method=method)
         yield row(f"{method} compiled", method=method, compile=True)

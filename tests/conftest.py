@@ -7,6 +7,10 @@ import inspect
 import pytest
 import torch
 
+pytest_plugins = [
+    "faults.tally"
+]  # here, because a run with several workers counts in the process that collects nothing
+
 torch.set_num_threads(1)  # as many workers as cores: more threads would only wait for each other
 
 

@@ -60,6 +60,7 @@ def run_fit(
     seed: int,
     overwrite: bool,
     progress: bool,
+    checkpoint: Path | None = None,
 ) -> None:
     """Open, fit, judge the forecast, save, report."""
     choice("--model", model, MODELS)
@@ -72,6 +73,8 @@ def run_fit(
     if values is not None:
         hints["values"] = [name.strip() for name in values.split(",")]
     free_place(out, OUTPUTS, overwrite=overwrite)
+    if checkpoint is not None and checkpoint.exists() and not checkpoint.is_dir():
+        raise ArtifactError(f"{checkpoint} is a file; nothing was changed. Name a folder with --checkpoint.")
 
     from scidyn import data as data_room
     from scidyn.cli.workflow import fit_and_report
@@ -84,4 +87,5 @@ def run_fit(
         hold_out_from=hold_out_from,
         overwrite=overwrite,
         progress=progress,
+        checkpoint=checkpoint,
     )

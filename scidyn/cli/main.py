@@ -45,10 +45,17 @@ def fit(
         str, typer.Option(help="normal, lognormal, or auto: lognormal where all data are positive.")
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps the fit of a network as it goes; the same command goes on from it."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
 ) -> None:
-    """Fit a model to a time series, judge its forecast, write a report."""
+    """Fit a model to a time series, judge its forecast, write a report.
+
+    With --checkpoint, SIGTERM and SIGUSR1 end it with the exit code 75, which asks a batch system to run it again.
+    """
     from scidyn.cli.fit import run_fit
 
     run_fit(
@@ -64,6 +71,7 @@ def fit(
         seed=seed,
         overwrite=overwrite,
         progress=not quiet,
+        checkpoint=checkpoint,
     )
 
 
@@ -131,6 +139,9 @@ def trajectories(
     dims: Annotated[int | None, typer.Option(help="Use only the first columns of the representation.")] = None,
     solver: Annotated[str, typer.Option(help="sinkhorn, flow or sf2m.")] = "sinkhorn",
     groups: Annotated[str | None, typer.Option(help="Column of obs with cell types: fates are computed.")] = None,
+    basis: Annotated[str | None, typer.Option(help="Embedding in obsm to draw over, such as umap.")] = None,
+    growth: Annotated[str | None, typer.Option(help="Column of obs with net growth rates, 1/time.")] = None,
+    tau: Annotated[float, typer.Option(help="Below 1 cells may grow or die at a price.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in --out.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")] = False,
@@ -146,6 +157,9 @@ def trajectories(
         dims=dims,
         solver=solver,
         groups=groups,
+        basis=basis,
+        growth=growth,
+        tau=tau,
         seed=seed,
         overwrite=overwrite,
         progress=not quiet,

@@ -23,8 +23,12 @@ def fit_and_report(
     hold_out_from: float | None,
     overwrite: bool,
     progress: bool,
+    checkpoint: Path | None = None,
 ) -> None:
-    """Fit ``model`` to ``record``, judge it on held-out times, and leave everything in ``out``."""
+    """Fit ``model`` to ``record``, judge it on held-out times, and leave everything in ``out``.
+
+    Both fits are kept in ``checkpoint``, from which the same call goes on after a kill.
+    """
     from scidyn import data, sysid, viz
     from scidyn.cli.tables import print_forecast_errors, print_parameters
     from scidyn.training.progress import Progress
@@ -32,9 +36,10 @@ def fit_and_report(
     spare_threads()
     with Progress("scidyn fit", enabled=progress) as bar:
         bar.stage("judge the forecast on held-out times")
-        trial = sysid.backtest(model, record, at=hold_out_from, progress=bar)
+        first, second = (None, None) if checkpoint is None else (checkpoint / "forecast", checkpoint / "whole")
+        trial = sysid.backtest(model, record, at=hold_out_from, checkpoint=first, progress=bar)
         bar.stage("fit the whole record")
-        model.fit(record, progress=bar)
+        model.fit(record, checkpoint=second, progress=bar)
         bar.stage("write the report")
         make_folder(out)
         model.save(out / "model", overwrite=overwrite)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import torch
 from scidyn._check.values import choice
 from scidyn.data.batch import Batch
 from scidyn.data.buffers import Buffers
+from scidyn.data.io.mapped_chunks import Crop
 from scidyn.data.io.safety import check_hdf5
 from scidyn.data.io.shards import shard_paths
 from scidyn.data.io.windows_on_disk import DiskArray
@@ -76,7 +77,8 @@ class HDF5Windows:
             if part.names != parts[0].names or part.inner != parts[0].inner:
                 raise ShapeError(f"{part.path} holds {part.names} with {part.inner}, {parts[0].path} something else.")
         self.parts = parts
-        self.crop, self.inner = _cropped(crop, parts[0])
+        self.crop = _cropped(crop, parts[0])
+        self.inner = tuple(high - low for low, high in self.crop)
         self.names = parts[0].names
         self._first = np.concatenate([[0], np.cumsum([len(part.steps) for part in parts])])
         self.steps = np.concatenate([part.steps for part in parts])
@@ -120,53 +122,50 @@ class HDF5Windows:
     def gather(self, windows: np.ndarray) -> Batch:
         """The windows with these numbers; read in the order of the file, returned in the order asked."""
         trajectory, start = self.index.locate(np.asarray(windows))
-        span = self.index.span
         dtype = self.parts[0].dtype
-        y = self._buffers.take((len(trajectory), span, *self.inner, len(self.names)), dtype)
-        alone = len(self.names) == 1
-        row = None if alone else np.empty((span, *self.inner), dtype=dtype)
-        places = self._places(trajectory)
-        suspect = False
-        for k in np.lexsort((start, trajectory)):
-            part, local = places[k]
+        y = self._buffers.take((len(trajectory), self.index.span, *self.inner, len(self.names)), dtype)
+        shares = list(self._shares(trajectory, start))
+        for part, rows, local in shares:
             for f, array in enumerate(part.arrays):
-                if row is None:
-                    array.read(local, int(start[k]), y[k, ..., 0], self.crop)
-                else:
-                    array.read(local, int(start[k]), row, self.crop)
-                    y[k, ..., f] = row
-            suspect = suspect or not _finite(y[k].reshape(-1))  # while the window is in the processor's cache
-        return self._batch(self._buffers.lend(y), places, trajectory, start, suspect)
+                array.fill(y[..., f], rows, local, start[rows], self.crop)
+        suspect = not _finite(y.reshape(-1))
+        return self._batch(self._buffers.lend(y), shares, trajectory, start, suspect)
 
     def _batch(
         self,
         y: torch.Tensor,
-        places: list[tuple[_Part, int]],
+        shares: list[tuple[_Part, np.ndarray, np.ndarray]],
         trajectory: np.ndarray,
         start: np.ndarray,
         suspect: bool,
     ) -> Batch:
-        span = self.index.span
-        at = [slice(int(s), int(s) + span) for s in start]
-        t = np.stack([part.times[local][piece] for (part, local), piece in zip(places, at, strict=True)])
         if suspect:
             mask = torch.isfinite(y)
             y.masked_fill_(~mask, 0)
         else:
             mask = torch.ones((), dtype=torch.bool, device=y.device).expand(y.shape)
-        control = parameter = None
-        if self.parts[0].control is not None:
-            rows = [p.control[i][piece] for (p, i), piece in zip(places, at, strict=True) if p.control is not None]
-            control = torch.from_numpy(np.stack(rows))
-        if self.parts[0].parameter is not None:
-            parameter = torch.from_numpy(np.stack([p.parameter[i] for p, i in places if p.parameter is not None]))
-        return Batch(torch.from_numpy(t), y, mask, control, parameter, torch.from_numpy(trajectory))
+        at = start[:, None] + np.arange(self.index.span)
+        t = np.empty(at.shape)
+        control = _blank(at.shape, self.parts[0].control)
+        parameter = _blank(at.shape[:1], self.parts[0].parameter)
+        for part, rows, local in shares:
+            t[rows] = part.times[local[:, None], at[rows]]
+            if control is not None and part.control is not None:
+                control[rows] = part.control[local[:, None], at[rows]]
+            if parameter is not None and part.parameter is not None:
+                parameter[rows] = part.parameter[local]
+        return Batch(torch.from_numpy(t), y, mask, _tensor(control), _tensor(parameter), torch.from_numpy(trajectory))
 
-    def _places(self, trajectory: np.ndarray) -> list[tuple[_Part, int]]:
-        """File and row in it of every trajectory."""
-        part = np.searchsorted(self._first, trajectory, side="right") - 1
-        local = trajectory - self._first[part]
-        return [(self.parts[k], i) for k, i in zip(part.tolist(), local.tolist(), strict=True)]
+    def _shares(self, trajectory: np.ndarray, start: np.ndarray) -> Iterator[tuple[_Part, np.ndarray, np.ndarray]]:
+        """Of every file that is touched: which rows of the batch it fills, in the order of the file, and from what."""
+        order = np.lexsort((start, trajectory))
+        if len(self.parts) == 1:
+            yield self.parts[0], order, trajectory[order]
+            return
+        number = np.searchsorted(self._first, trajectory[order], side="right") - 1
+        for k in np.unique(number).tolist():
+            rows = order[number == k]
+            yield self.parts[k], rows, trajectory[rows] - self._first[k]
 
     def _check_index(self) -> None:
         index = self._index
@@ -205,27 +204,38 @@ class _Part:
             self.dtype = np.dtype(float)
 
 
+def _blank(shape: tuple[int, ...], pattern: np.ndarray | None) -> np.ndarray | None:
+    return None if pattern is None else np.empty((*shape, pattern.shape[-1]))
+
+
+def _tensor(array: np.ndarray | None) -> torch.Tensor | None:
+    return None if array is None else torch.from_numpy(array)
+
+
 def _finite(flat: np.ndarray) -> bool:
     """False if there is a NaN or an infinity, or, rarely, if squares overflow.
 
     Products of 8,192 numbers are below the size at which BLAS would start threads.
     """
-    return math.isfinite(sum(float(np.dot(p, p)) for p in (flat[k : k + 8192] for k in range(0, flat.size, 8192))))
+    whole = flat.size - flat.size % 8192
+    pieces = flat[:whole].reshape(-1, 1, 8192)
+    rest = flat[whole:]
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.matmul(pieces, pieces.transpose(0, 2, 1)).sum() + np.dot(rest, rest)
+    return math.isfinite(total)
 
 
-def _cropped(crop: Mapping[str, tuple[int, int]] | None, part: _Part) -> tuple[tuple[slice, ...], tuple[int, ...]]:
-    """Slices along space and the sizes that are left."""
-    if not crop:
-        return (), part.inner
-    for d in crop:
+def _cropped(crop: Mapping[str, tuple[int, int]] | None, part: _Part) -> Crop:
+    """First and one past the last grid point along every dim of space."""
+    for d in crop or {}:
         choice("crop names a dim that", d, part.space)
-    slices = []
+    bounds = []
     for d, n in zip(part.space, part.inner, strict=True):
-        low, high = crop.get(d, (0, n))
+        low, high = (int(k) for k in (crop or {}).get(d, (0, n)))
         if not 0 <= low < high <= n:
             raise OptionError(f"crop of {d!r} must satisfy 0 <= first < last <= {n}; got {(low, high)}.")
-        slices.append(slice(low, high))
-    return tuple(slices), tuple(s.stop - s.start for s in slices)
+        bounds.append((low, high))
+    return tuple(bounds)
 
 
 def _usable(ds: xr.Dataset, name: str, along: str, path: Path) -> None:

@@ -56,7 +56,8 @@ def open(
         Decimal sign of a table; default: seen from its cells.
     **hints
         What one format needs: ``sheet`` (Excel); ``rep``, ``weight``, ``time_map`` (AnnData);
-        ``rows=(start, stop)`` (PDEBench, The Well); ``dims`` (npz, MATLAB);
+        ``rows=(start, stop)`` (PDEBench, The Well, Parquet); ``dims`` (npz, MATLAB);
+        ``memory_limit`` in bytes, 8 GiB where not given (NetCDF, Parquet);
         ``kind="snapshots"`` (tables, npz, MATLAB): a row is a cell, times repeat.
 
     Returns

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from scidyn._check.values import choice
 from scidyn.data.batch import Batch
 from scidyn.data.disk import HDF5Windows
 from scidyn.data.memory import MemoryWindows
+from scidyn.data.pinned import PinnedRing
 from scidyn.data.prefetch import prefetched
 from scidyn.data.sampler import Sampler
 from scidyn.data.windows import WindowIndex
@@ -65,6 +65,7 @@ class Loader:
         self.sampler = sampler
         self.prefetch = prefetch
         self.device = None if device is None else torch.device(device)
+        self._ring: PinnedRing | None = None
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -79,8 +80,11 @@ class Loader:
         batch = self.store.gather(numbers)
         if self.device is None or batch.y.device == self.device:
             return batch
-        pin = self.device.type == "cuda"
-        return Batch(*(None if x is None else _moved(x, self.device, pin) for x in batch))  # type: ignore[arg-type]
+        if self.device.type != "cuda":
+            return Batch(*(None if x is None else x.to(self.device) for x in batch))  # type: ignore[arg-type]
+        if self._ring is None:
+            self._ring = PinnedRing(self.device)
+        return self._ring.send(batch)
 
     def state(self) -> dict[str, int]:
         """Seed, epoch and position: store it with the checkpoint."""
@@ -220,7 +224,3 @@ def _free_memory() -> float:
         return float(os.sysconf("SC_AVPHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
         return math.inf
-
-
-def _moved(x: Tensor, device: torch.device, pin: bool) -> Tensor:
-    return (x.contiguous().pin_memory() if pin else x).to(device, non_blocking=pin)

@@ -60,7 +60,12 @@ class Moments:
         """Moments of values (…, variable); NaN is missing."""
         if values.shape[-1] != len(names):
             raise ShapeError(f"values have {values.shape[-1]} columns for the {len(names)} names {names}.")
-        flat = np.asarray(values, dtype=float).reshape(-1, len(names))
+        flat = np.array(values, dtype=float).reshape(-1, len(names))
+        total = _totals(flat)
+        if flat.size and np.isfinite(total).all():  # nothing is missing: no mask, and everything in one place
+            mean = total / len(flat)
+            flat -= mean
+            return cls(names, np.full(len(names), float(len(flat))), mean, _totals(np.square(flat, out=flat)))
         seen = ~np.isnan(flat)
         if np.isinf(flat).any():
             row, column = np.argwhere(np.isinf(flat))[0]
@@ -130,13 +135,15 @@ def moments(source: xr.Dataset | str | Path) -> Moments:
     for part in store.parts:
         width = part.dtype.itemsize * int(np.prod(part.inner, dtype=np.int64))
         rows = max(1, _BLOCK // max(width, 1))
+        whole = tuple((0, n) for n in part.inner)
+        first = np.zeros(1, dtype=np.int64)
         for trajectory, steps in enumerate(part.steps.tolist()):
             for start in range(0, steps, rows):
-                piece = np.empty((min(rows, steps - start), *part.inner), dtype=part.dtype)
+                piece = np.empty((1, min(rows, steps - start), *part.inner), dtype=part.dtype)
                 columns = []
                 for array in part.arrays:
-                    array.read(trajectory, start, piece)
-                    columns.append(_column(piece))
+                    array.fill(piece, first, first + trajectory, first + start, whole)
+                    columns.append(_column(piece[0]))
                 block = _side_by_side(names, columns)
                 total = block if total is None else total.merge(block)
     if total is None:
@@ -153,6 +160,12 @@ def _of_dataset(ds: xr.Dataset) -> Moments:
     batch = to_batch(ds)
     values = np.where(batch.mask.numpy(), batch.y.numpy(), np.nan)
     return Moments.of(tuple(state_variables(ds)), values)
+
+
+def _totals(flat: np.ndarray) -> np.ndarray:
+    """Sum of every column; one column is summed as a run of memory, in pairs."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return flat.reshape(-1).sum(keepdims=True) if flat.shape[1] == 1 else flat.sum(0)
 
 
 def _column(values: np.ndarray) -> Moments:

@@ -135,6 +135,7 @@ def local_file(name: str, remote: Remote) -> Path:
 
 
 def _download(name: str, remote: Remote, by_hand: str) -> bytes:
+    from http.client import HTTPException
     from urllib.request import urlopen
 
     if urlparse(remote.url).scheme not in ("https", "file"):
@@ -142,7 +143,7 @@ def _download(name: str, remote: Remote, by_hand: str) -> bytes:
     try:
         with urlopen(remote.url, timeout=_SECONDS) as answer:
             return bytes(answer.read(remote.size + 1))
-    except (OSError, ValueError) as error:  # URLError, timeouts and refusals are OSErrors
+    except (OSError, ValueError, HTTPException) as error:  # URLError, timeouts and refusals are OSErrors
         reason = getattr(error, "reason", error)
         raise ArtifactError(
             f"{name!r} ({remote.size / 1e6:.1f} MB) is not in the cache and cannot be fetched: {reason}. "

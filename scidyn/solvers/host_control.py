@@ -9,10 +9,11 @@ from torch import Tensor
 
 from scidyn.solvers.adjoint.compiled_step import SharedStep
 from scidyn.solvers.arguments import Problem
-from scidyn.solvers.attempt import SMALLEST_PREVIOUS_RATIO, Bounds, LoopState, Outcome, attempts
-from scidyn.solvers.controller import Controller, Tolerance, error_ratio
+from scidyn.solvers.attempt import Bounds, LoopState, Outcome, attempts
+from scidyn.solvers.controller import SMALLEST_PREVIOUS_RATIO, Controller, Tolerance, error_ratio
 from scidyn.solvers.methods.explicit_rk import ExplicitRK
 from scidyn.solvers.methods.stepper import Rate, Step
+from scidyn.solvers.precision import HALF
 
 __all__ = ["HostControl", "controllable"]
 
@@ -22,8 +23,8 @@ def controllable(problem: Problem) -> bool:
     method = problem.method
     plain = isinstance(method, ExplicitRK) and method.tableau.second_error is None and method.adaptive
     shared = problem.stepping == "shared" and isinstance(problem.controller, Controller)
-    shared = shared and getattr(problem, "targets", None) is None
-    return plain and shared and problem.y0.device.type == "cpu"
+    free = problem.targets is None and problem.y0.dtype not in HALF
+    return plain and shared and free and problem.y0.device.type == "cpu"
 
 
 class HostControl:

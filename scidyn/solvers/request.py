@@ -36,6 +36,7 @@ from scidyn.solvers.host_control import HostControl, controllable
 from scidyn.solvers.loop import Trace, integrate
 from scidyn.solvers.methods.explicit_rk import ExplicitRK
 from scidyn.solvers.penalties import Regularization
+from scidyn.solvers.saving import at_steps
 from scidyn.solvers.solution import Solution, Stats
 from scidyn.solvers.status import Status
 
@@ -63,6 +64,8 @@ class Request(NamedTuple):
     params: Sequence[Tensor] | None
     compile: bool | str
     on_failure: str
+    save: str | None = None
+    compact: bool = False
 
 
 def solve(problem: Problem, request: Request) -> Solution:
@@ -72,7 +75,9 @@ def solve(problem: Problem, request: Request) -> Solution:
     if adjoint == "reversible":
         problem = problem._replace(method=reversible(problem.method))
     if isinstance(problem.method, ExplicitRK) and _chainable(problem, request):
-        return _solve_chained(problem, problem.method, request)
+        watched = _solve_chained(problem, problem.method, request)
+        if watched is not None:
+            return watched
     with torch.no_grad():
         k1 = problem.field.probe(problem.start, problem.y0.detach())
     inputs = _inputs(problem, request.params) if adjoint is not None and torch.is_grad_enabled() else None
@@ -82,11 +87,16 @@ def solve(problem: Problem, request: Request) -> Solution:
     recorder = _recorder(problem, request, inputs)
     stepped = problem if recorder is None else problem._replace(method=recorder)
     trace, marks = _integrate(stepped, k1, request, differentiate=inputs is not None)
+    if request.save == "steps":
+        problem, trace = at_steps(problem, trace)
     nodes = request.regularize is not None and len(trace.size) > 0
     whole, longer = with_nodes(problem, trace) if nodes else (problem, trace)
     kept_bytes = 0 if recorder is None else recorder.graphs.bytes
     y = longer.y if inputs is None else _differentiable(whole, longer, inputs, adjoint, marks, recorder)
     y, states = y[:, : trace.y.shape[1]], y[:, trace.y.shape[1] :].transpose(0, 1) if nodes else trace.states
+    if adjoint is None and request.regularize is None and request.save != "steps" and not request.dense:
+        # the grid of steps was not kept: nothing needs it, and it may be large
+        return report(make_solution(problem, trace, y), trace.last_size, request.on_failure)
     # a reversible pair of states is not what one plain step starts from
     kept = trace.states[:0].clone() if adjoint == "reversible" else trace.states
     solution = _finish(problem, plain, trace._replace(states=kept), y, request, kept_bytes)
@@ -105,31 +115,32 @@ def _chainable(problem: Problem, request: Request) -> bool:
     """True if autograd may simply watch the steps."""
     plain = request.adjoint in ("auto", "direct") and torch.is_grad_enabled() and request.backend == "native"
     whole = request.params is None and request.checkpoints is None and request.regularize is None
-    suits = controllable(problem) and recordable(problem)
+    suits = controllable(problem) and recordable(problem) and request.save != "steps" and not request.compact
     return (
         plain and whole and suits and (not small(problem) or (request.adjoint == "direct" and request.compile is False))
     )
 
 
-def _solve_chained(problem: Problem, method: ExplicitRK, request: Request) -> Solution:
-    """Solve with autograd watching; if the graphs grow too large or a sample fails, by the discrete adjoint."""
+def _solve_chained(problem: Problem, method: ExplicitRK, request: Request) -> Solution | None:
+    """Solve with autograd watching, if anything needs a gradient.
+
+    If the graphs grow too large or a sample fails, the gradient is that of the discrete adjoint.
+    """
     y0, bare = _start(problem), problem._replace(y0=problem.y0.detach(), times=problem.times.detach())
     with torch.no_grad():
         problem.field.probe(bare.start, bare.y0)
     k1 = problem.field(bare.start, y0)
-    needed = k1.requires_grad or y0.requires_grad or problem.times.requires_grad
+    if not (k1.requires_grad or y0.requires_grad or problem.times.requires_grad):
+        return None
     step, each = watched_step(problem, method, request.compile)
     chain = Chain(step, y0, k1, None if request.adjoint == "direct" else GRAPH_BYTES, each)
-    control = HostControl(bare, chain if needed else step)
     options: dict[str, Any] = {"keep_states": True, "keep_coef": request.dense, "progress": request.progress}
-    trace = integrate(bare, k1.detach(), try_step=control, **options)
-    y = trace.y
-    if needed:
-        reached = bool((trace.final.status == Status.SUCCESS.value).all())
-        watched = chain.attach(trace, bare.times) if reached and len(trace.size) else None
-        inputs = captured(problem.field, problem.start, problem.y0, None) if watched is None else ()
-        y = attach(problem, trace, y0, inputs) if watched is None else watched
-        y = move_outputs(problem.field, problem.times, y, problem.y0) if problem.times.requires_grad else y
+    trace = integrate(bare, k1.detach(), try_step=HostControl(bare, chain), **options)
+    reached = bool((trace.final.status == Status.SUCCESS.value).all())
+    watched = chain.attach(trace, bare.times) if reached and len(trace.size) else None
+    inputs = captured(problem.field, problem.start, problem.y0, None) if watched is None else ()
+    y = attach(problem, trace, y0, inputs) if watched is None else watched
+    y = move_outputs(problem.field, problem.times, y, problem.y0) if problem.times.requires_grad else y
     return _finish(problem, problem, trace, y, request, chain.bytes)
 
 
@@ -146,6 +157,12 @@ def _check(problem: Problem, request: Request) -> None:
         if not native:
             raise OptionError(f"checkpoints needs backend='native'; got {request.backend!r}.")
         check_checkpoints(problem.method, request.adjoint)
+    if problem.targets is not None and not native:
+        raise OptionError(f"step_times and save='step_to' need backend='native'; got {request.backend!r}.")
+    if request.save == "steps" and (request.backend == "torchdiffeq" or request.checkpoints is not None):
+        raise OptionError("save='steps' reports every state: leave out backend='torchdiffeq' and checkpoints.")
+    if request.compact and (problem.stepping != "per_sample" or not native or request.compile is not False):
+        raise OptionError("compact=True needs stepping='per_sample', backend='native' and compile=False.")
     if request.backend == "torchdiffeq":
         torchdiffeq.suits(problem, request.dense, request.compile, request.controller)
 
@@ -153,6 +170,7 @@ def _check(problem: Problem, request: Request) -> None:
 def _recorder(problem: Problem, request: Request, inputs: Sequence[Tensor] | None) -> Recorder | None:
     """Method that keeps the graphs of its steps, if that is wanted and possible."""
     wanted = request.backend == "native" and request.adjoint in ("auto", "direct") and request.checkpoints is None
+    wanted = wanted and request.save != "steps" and not request.compact
     if inputs is None or not wanted or request.compile is not False or not recordable(problem) or tangled(inputs):
         return None
     if not isinstance(problem.method, ExplicitRK) or (request.adjoint == "auto" and small(problem)):
@@ -171,7 +189,7 @@ def _integrate(
         marks = Marks()
     elif keep and request.checkpoints is not None:
         keep, marks = False, Checkpoints(request.checkpoints, problem.y0)
-    keep, coef = keep or request.regularize is not None, request.dense or along
+    keep, coef = keep or request.regularize is not None or request.save == "steps", request.dense or along
     if request.foreign is not None:
         trace = integrate_scipy(problem, request.foreign, keep_states=keep, keep_coef=coef, progress=request.progress)
     elif problem.stepping == "fixed":
@@ -185,6 +203,8 @@ def _integrate(
             try_step=_try_step(problem, request.compile),
             progress=request.progress,
             observe=marks,
+            compact=request.compact,
+            keep_grid=request.adjoint is not None or keep,
         )
     return trace, marks
 
@@ -254,9 +274,11 @@ def make_solution(problem: Problem, trace: Trace, y: Tensor, graph_bytes: int = 
     stats = Stats(
         n_accepted=final.accepted.expand(batch),
         n_rejected=final.rejected.expand(batch),
-        evaluations=trace.evaluations,
+        nfe=trace.nfe,
         host_reads=trace.host_reads,
         reached=sign * final.t.expand(batch),
+        n_jac=None if final.work is None else final.work[0],
+        n_lu=None if final.work is None else final.work[1],
         graph_bytes=graph_bytes,
     )
     shaped = y.reshape(batch, count, *problem.state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,7 +59,12 @@ class Backtest:
 
 
 def backtest(
-    model: Estimator, record: xr.Dataset, at: float | None = None, *, progress: Progress | bool | None = None
+    model: Estimator,
+    record: xr.Dataset,
+    at: float | None = None,
+    *,
+    checkpoint: str | Path | None = None,
+    progress: Progress | bool | None = None,
 ) -> Backtest:
     """Fit a copy of ``model`` to the times before ``at`` and forecast the rest.
 
@@ -70,6 +76,8 @@ def backtest(
         The whole record.
     at : float, optional
         First held-out time; default leaves the last third out.
+    checkpoint : str or Path, optional
+        As in the model's ``fit``: where the fit of the copy is kept and goes on from.
     progress : Progress or bool, optional
         Show how far the fit has come.
 
@@ -103,7 +111,7 @@ def backtest(
     train, test = split_at(clean, border)
     _check(train, test, border)
     with progress_of(progress, "backtest") as bar:
-        fitted = _without_profiles(model).fit(train, progress=bar)
+        fitted = _without_profiles(model).fit(train, checkpoint=checkpoint, progress=bar)
     past = observe(train, fitted.noise_model_)
     future = held_out(test, whole)
     name = type(fitted).__name__

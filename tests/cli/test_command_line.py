@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -168,6 +169,65 @@ def test_inspect_tells_what_is_there(command, fitted, tmp_path):
         command, "inspect", fitted.parent / "pelts.csv", "--plot", "pelts.png", cwd=tmp_path,
         naming=["pelts.png exists"],
     )  # fmt: skip
+
+
+SMALL = """
+import importlib
+import scidyn.cli.fit, scidyn.sysid
+from scidyn.cli.main import run
+
+def tell(*arguments, work=importlib.import_module("scidyn.training.fit")._run):
+    print("begun", flush=True)
+    return work(*arguments)
+
+importlib.import_module("scidyn.training.fit")._run = tell
+scidyn.cli.fit.build = lambda *_, **__: scidyn.sysid.NeuralODE(hidden=(4,), max_iterations=10**5, refit=False)
+run()
+"""
+
+
+def test_a_fit_that_is_told_to_end_goes_on(pelts, tmp_path):
+    """SIGTERM: the step is finished, a checkpoint kept, the exit code is 75; the same command does the next step."""
+    from scidyn.training.checkpoint import read_checkpoint
+
+    words = ["fit", str(pelts / "pelts.csv"), "--model", "neural-ode", "--out", "a", "--checkpoint", "kept", "--quiet"]
+    env = os.environ | {"PYTHONPATH": str(Path(scidyn.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    for step in (1, 2):
+        started = subprocess.Popen(
+            [sys.executable, "-c", SMALL, *words],
+            cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert started.stdout.readline() == "begun\n"
+        started.send_signal((signal.SIGTERM, signal.SIGUSR1)[step - 1])
+        _, err = started.communicate(timeout=60)
+        assert started.returncode == 75, err
+        (manifest,) = tmp_path.glob("kept/forecast/**/manifest.json")
+        assert read_checkpoint(manifest.parent)["counters"][2] == step
+    assert not (tmp_path / "a").exists()
+
+
+def test_both_fits_are_kept(command, pelts, tmp_path, monkeypatch):
+    """The fit that is judged and the fit of the whole record have a folder each."""
+    asked = []
+
+    class Model:
+        def fit(self, record, *, checkpoint, progress):
+            asked.append(checkpoint)
+            raise SystemExit(75)
+
+    monkeypatch.setattr("scidyn.cli.fit.build", lambda *_, **__: Model())
+    monkeypatch.setattr("scidyn.sysid.backtest", lambda *_, checkpoint, **__: asked.append(checkpoint))
+    words = ("fit", pelts / "pelts.csv", "--model", "neural-ode", "--out", "a", "--quiet")
+    for extra, expected in (((), [None, None]), (("--checkpoint", "k"), [Path("k/forecast"), Path("k/whole")])):
+        asked.clear()
+        assert command(*words, *extra, cwd=tmp_path)[0] == 75
+        assert asked == expected
+
+
+def test_a_checkpoint_that_is_a_file(command, pelts, tmp_path):
+    (tmp_path / "kept").write_text("")
+    words = ("fit", pelts / "pelts.csv", "--model", "neural-ode", "--time", "year", "--out", "a")
+    refused(command, *words, "--checkpoint", "kept", cwd=tmp_path, naming=["kept", "is a file"])
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,60 @@ def test_anndata_objects_that_do_not_fit():
     assert PCA[0, 0] != 99
 
 
+def test_parquet_larger_than_memory(tmp_path):
+    """Chosen columns and row groups are read; what does not fit is refused with the arguments that help."""
+    pq = pytest.importorskip("pyarrow.parquet")
+    import pyarrow as pa
+
+    rows = 1000
+    t, y = np.arange(float(rows)), np.random.default_rng(0).normal(size=(rows, 6))
+    columns = {"time (s)": t} | {f"y{k} (m)": y[:, k] for k in range(6)} | {"note": [{"a": 1}] * rows}
+    path = tmp_path / "wide.parquet"
+    pq.write_table(pa.table(columns), path, row_group_size=90)
+    with pytest.raises(DataError, match="column 'note' is nested"):
+        scidyn.open(path)
+    ds = scidyn.open(path, values=["y3", "y1 (m)"])
+    assert sorted(ds.data_vars) == ["y1", "y3"]
+    assert np.array_equal(ds["y3"].values, y[:, 3])
+    part = scidyn.open(path, values=["y3"], rows=(85, 275))
+    assert np.array_equal(part["time"].values, t[85:275])
+    assert np.array_equal(part["y3"].values, y[85:275, 3])
+    for start, stop in ((0, 90), (90, 91 + 1), (899, 1000)):
+        assert np.array_equal(scidyn.open(path, values=["y3"], rows=(start, stop))["y3"].values, y[start:stop, 3])
+    with pytest.raises(OptionError, match="0 <= start < stop <= 1000"):
+        scidyn.open(path, rows=(0, 1001))
+    with pytest.raises(ArtifactError, match=r"does not fit into memory.*values=\[…\] or rows=.*memory_limit=…"):
+        scidyn.open(path, values=["y3"], memory_limit=10_000)
+    assert scidyn.open(path, values=["y3"], rows=(0, 100), memory_limit=10_000).sizes["time"] == 100
+    plain = tmp_path / "plain.parquet"
+    pq.write_table(pa.table({"time (s)": t, "a (m)": t}), plain)
+    with pytest.raises(OptionError, match="values names 'y9'"):
+        scidyn.open(plain, values=["y9"])
+
+
+def test_netcdf_larger_than_memory(tmp_path):
+    ds = scidyn.data.from_arrays(np.ones((4, 50, 3)), np.arange(50), names=list("abc"), units=["m"] * 3, time_units="s")
+    path = scidyn.save(ds, tmp_path / "r.nc")
+    with pytest.raises(ArtifactError, match=r"does not fit into memory: about .* memory='disk'"):
+        scidyn.open(path, memory_limit=3000)
+    part = scidyn.open(path, values=["b"], memory_limit=3000)
+    assert part.identical(ds[["b"]])
+    with pytest.raises(OptionError, match="memory_limit"):
+        scidyn.open(path, memory_limit=0)
+    with pytest.raises(OptionError, match="has no use for memory_limit"):
+        scidyn.open(scidyn.save(ds, tmp_path / "r.csv"), memory_limit=1)
+
+
+def test_the_mask_stays_when_variables_are_chosen(tmp_path):
+    mask = np.ones((4, 50, 2), bool)
+    mask[1, 3] = False
+    ds = scidyn.data.from_arrays(np.ones((4, 50, 2)), np.arange(50), units=["m"] * 2, time_units="s", mask=mask)
+    path = scidyn.save(ds, tmp_path / "r.nc")
+    some = scidyn.open(path, values=[str(next(iter(ds.data_vars)))])
+    batch, whole = scidyn.data.to_batch(some), scidyn.data.to_batch(ds)
+    assert bool((batch.mask[..., 0] == whole.mask[..., 0]).all())
+
+
 def test_parquet_by_row_groups(tmp_path):
     pq = pytest.importorskip("pyarrow.parquet")
     import pyarrow as pa

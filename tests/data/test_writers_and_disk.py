@@ -18,6 +18,7 @@ import scidyn
 from scidyn.data import HDF5Windows, Moments, ShardWriter, WindowIndex, loader, moments, windows
 from scidyn.data.io import codecs, netcdf_writer
 from scidyn.data.io.codecs import chunk_shape, round_bits
+from scidyn.data.io.mapped_chunks import chunk_offsets
 from scidyn.data.io.shards import shard_paths
 from scidyn.errors import ArtifactError, DataError, NonFiniteError, OptionError, ShapeError, SplitError
 
@@ -344,6 +345,123 @@ def test_a_replaced_file_is_another_file(tmp_path, checksum):
     if old.mapped:
         with pytest.raises(ArtifactError, match="was replaced after it was opened"):
             old.gather(np.arange(3))
+
+
+SPACES = {
+    "no space": ((), ()),
+    "one dim": ((9,), ((2, 7),)),
+    "two dims": ((7, 10), ((1, 6), (0, 10))),
+    "three dims": ((4, 5, 6), ((0, 4), (2, 3), (1, 6))),
+}
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_windows_of_any_chunks(tmp_path, space):
+    """Contiguous, frames, tiles, chunks over several trajectories, chunks that stick out: the same windows."""
+    inner, crop = SPACES[space]
+    generator = np.random.default_rng(4)
+    shape = (5, 23, *inner)
+    names = "xyz"[: len(inner)]
+    for trial, kind in enumerate(("f4", "f8", "i2", ">f4")):
+        values = generator.integers(-99, 99, (2, *shape)).astype(kind)
+        chunks = [tuple(int(generator.integers(n // 3 + 1, n + 1)) for n in shape) for _ in range(2)]
+        if trial == 0:
+            chunks = [None, (1, 8, *inner)]
+        path = tmp_path / f"{trial}.nc"
+        with h5py.File(path, "w") as file:
+            file.attrs["scidyn_kind"] = "trajectories"
+            for d, n in zip(("trajectory", "time", *names), shape, strict=True):
+                file[d] = np.arange(float(n))
+                file[d].attrs["units"] = "1"
+                file[d].make_scale(d)
+            for name, value, chunk in zip("ab", values, chunks, strict=True):
+                file.create_dataset(name, data=value, chunks=chunk).attrs["units"] = "1"
+                for k, d in enumerate(("trajectory", "time", *names)):
+                    file[name].dims[k].attach_scale(file[d])
+        index = WindowIndex(np.full(5, 23), 7, int(generator.integers(0, 5)))
+        numbers = generator.permutation(len(index))[:20]
+        store = HDF5Windows(path, index, crop=dict(zip(names, crop, strict=True)))
+        assert store.mapped == (kind != ">f4")
+        expected = [
+            values[(slice(None), n, slice(k, k + index.span), *(slice(*c) for c in crop))]
+            for n, k in zip(*index.locate(numbers), strict=True)
+        ]
+        assert np.array_equal(store.gather(numbers).y, np.moveaxis(np.stack(expected), 1, -1))
+        store = HDF5Windows(path, index, crop=dict(zip(names, crop, strict=True)), mapped=False)
+        assert np.array_equal(store.gather(numbers).y, np.moveaxis(np.stack(expected), 1, -1))
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_large_numbers_are_no_infinities(tmp_path, mapped):
+    """Squares overflow in the quick test for infinities; the values are finite all the same."""
+    y = np.full((2, 200, 3), 1e300)
+    y[1, 20, 0] = np.nan
+    ds = scidyn.data.from_arrays(y, np.arange(200), units=["1"] * 3, time_units="s")
+    store = HDF5Windows(scidyn.save(ds, tmp_path / "f.nc", checksum=False), windows(ds, 30), mapped=mapped)
+    batch = store.gather(np.arange(len(store)))
+    assert same(batch, scidyn.data.MemoryWindows(ds, windows(ds, 30)).gather(np.arange(len(store))))
+    assert int((~batch.mask).sum()) == 21
+
+
+def test_what_was_never_written_is_zero(tmp_path):
+    """HDF5 hands over what the memory held before where no fill value is asked for."""
+    path = scidyn.save(fields(), tmp_path / "f.nc", window=5)
+    with h5py.File(path, "a") as file:
+        shape = file["u"].shape
+        for name in "uv":
+            del file[name]
+            a = file.create_dataset(name, shape, "f4", fill_time="never", chunks=(1, 5, *shape[2:]))
+            a[0] = 7.0
+            for k, d in enumerate(("trajectory", "time", "x", "y")):
+                a.dims[k].attach_scale(file[d])
+    store = HDF5Windows(path, windows(fields(), 4))
+    for _ in range(3):
+        batch = store.gather(np.array([0, 25, 1, 50]))
+        assert batch.y[[0, 2]].unique().tolist() == [7.0]
+        assert batch.y[[1, 3]].unique().tolist() == [0.0]
+
+
+def test_a_file_cut_short_while_it_is_mapped(tmp_path):
+    ds = fields()
+    path = scidyn.save(ds, tmp_path / "f.nc", window=5, checksum=False)
+    store = HDF5Windows(path, windows(ds, 4))
+    store.gather(np.arange(3))
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(ArtifactError, match="was cut short after it was opened for windows"):
+        store.gather(np.arange(3))
+
+
+def test_a_chunk_that_claims_another_size(tmp_path):
+    """A table of chunks that lies about their size, or their place, is refused before anything is mapped."""
+    ds = fields()
+    path = scidyn.save(ds, tmp_path / "f.nc", window=5, checksum=False)
+    for field, lie, sentence in (
+        ("size", 8, "is said to have 8 bytes"),
+        ("byte_offset", 2**40, "outside the file"),
+        ("byte_offset", -8, "outside the file"),
+    ):
+        with h5py.File(path) as file:
+            item = file["u"]
+
+            class Lying:
+                def __getattr__(self, name, real=item):
+                    return getattr(real, name)
+
+                @property
+                def id(self):
+                    return self
+
+                def chunk_iter(self, note, real=item.id, field=field, lie=lie):
+                    real.chunk_iter(lambda info: note(info._replace(**{field: lie})))
+
+                def get_create_plist(self, real=item.id):
+                    return real.get_create_plist()
+
+                def get_num_chunks(self, real=item.id):
+                    return real.get_num_chunks()
+
+            with pytest.raises(ArtifactError, match=sentence):
+                chunk_offsets(Lying(), path)
 
 
 def test_a_chunk_said_to_lie_outside(tmp_path):

@@ -14,9 +14,7 @@ import h5netcdf  # noqa: F401  # so that children need not import it
 import pandas as pd  # noqa: F401
 import scipy.io  # noqa: F401
 import xarray.backends  # noqa: F401
-
-NIGHTLY = os.environ.get("SCIDYN_FAULTS") == "nightly"
-TALLY = {"survived": 0, "tried": 0}
+from faults.tally import NIGHTLY, SURVIVED, TRIED, kind_of_the_test
 
 
 def count(ci, nightly):
@@ -27,9 +25,10 @@ def count(ci, nightly):
 @contextlib.contextmanager
 def fault():
     """One fault; it is survived if the block ends without an exception."""
-    TALLY["tried"] += 1
+    kind = kind_of_the_test()
+    TRIED[kind] += 1
     yield
-    TALLY["survived"] += 1
+    SURVIVED[kind] += 1
 
 
 def in_child(work, *, memory=None, file_size=None, seconds=60):

@@ -1,5 +1,6 @@
 """F19 to F22, F26, F29: files that attack, lie, or come from another time."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -7,13 +8,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from harness import count, fault, in_child
+from harness import NIGHTLY, fault, in_child
 from makers import bombs, gadgets, hostile_hdf5, record
 
 import scidyn
-from scidyn.data import ShardWriter, moments
+from scidyn.data import HDF5Windows, Loader, Sampler, ShardWriter, WindowIndex, moments
 from scidyn.data.io.artefact import read_artefact
-from scidyn.errors import OptionError
+from scidyn.errors import ArtifactError, OptionError
 
 CORPUS = Path(__file__).parent / "corpus"
 
@@ -77,32 +78,71 @@ def test_f22_names_stay_inside(tmp_path, door):
             assert kind == "refused", (name, kind, what)
 
 
-def test_f26_statistics_of_a_file_ten_times_the_memory(tmp_path):
-    """The file holds one written chunk; the rest of its 0.4 GB (nightly 6.7 GB) is its fill value."""
-    rows = count(3, 50)
-    path = tmp_path / "huge.nc"
-    scidyn.save(record(rows=2, steps=8), tmp_path / "small.nc")
+def huge(path, written):
+    """6.7 GB of which only one chunk, or nothing but zeros that the disk does not store, was written."""
     with h5py.File(path, "w") as file:
         file.attrs["scidyn_kind"] = "trajectories"
-        time = file.create_dataset("time", data=np.arange(64.0))
-        time.attrs["units"] = "s"
-        time.make_scale("time")
-        row = file.create_dataset("trajectory", data=np.arange(rows))
-        row.make_scale("trajectory")
-        x = file.create_dataset("x", data=np.arange(2**19, dtype=float))
-        x.attrs["units"] = "m"
-        x.make_scale("x")
-        a = file.create_dataset("a", (rows, 64, 2**19), "f4", chunks=(1, 1, 2**18), fillvalue=2.0)
-        a.attrs["units"] = "m"
-        for k, scale in enumerate((row, time, x)):
-            a.dims[k].attach_scale(scale)
-        a[0, 0] = 4.0
-    with fault():
-        kind, found = in_child(lambda: moments(path), memory=count(40, 700) << 20, seconds=300)
-        assert kind == "ok", found
-        n = rows * 64
-        assert found.mean[0] == pytest.approx((2 * (n - 1) + 4) / n, rel=1e-12)
+        sizes = {"trajectory": 50, "time": 64, "x": 2**19}
+        for name, n in sizes.items():
+            file[name] = np.arange(float(n))
+            file[name].attrs["units"] = "1"
+            file[name].make_scale(name)
+        if written:
+            a = file.create_dataset("a", tuple(sizes.values()), "f4", chunks=(1, 1, 2**18), fillvalue=2.0)
+            a[0, 0] = 4.0
+        else:
+            a = file.create_dataset("a", tuple(sizes.values()), "f4", fill_time="never")
+            a[-1, -1, -1] = 0.0  # takes up the space
+        a.attrs["units"] = "1"
+        for k, name in enumerate(sizes):
+            a.dims[k].attach_scale(file[name])
+    return path
+
+
+def windows_of(path):
+    """A tenth of an epoch of the loader."""
+    store = HDF5Windows(path, WindowIndex(np.full(50, 64), 4, 0), crop={"x": (2**18 - 500, 2**18 + 500)})
+    drawn = Loader(store, Sampler(len(store), 16, shuffle="chunk", blocks=store.blocks()), prefetch=2)
+    return sum(float(batch.y.double().sum()) for batch in itertools.islice(drawn, 20)) / (20 * 16 * 4000)
+
+
+def refused_whole(path):
+    try:
+        scidyn.open(path)
+    except ArtifactError as error:
+        return str(error)
+
+
+def test_f26_files_ten_times_the_memory(tmp_path):
+    """6.7 GB under a limit of 700 MB: statistics, windows, and a clear sentence where all of it is asked for."""
+    path = huge(tmp_path / "chunks.nc", written=True)
+    zeros = huge(tmp_path / "contiguous.nc", written=False)
+    n = 50 * 64
+
+    def right(found, mean):
+        assert found.mean[0] == pytest.approx(mean, rel=1e-12)
         assert found.count[0] == n * 2**19
+
+    jobs = [(lambda: moments(path), lambda found: right(found, (2 * (n - 1) + 4) / n))]
+    if NIGHTLY:
+        jobs += [
+            (lambda: moments(zeros), lambda found: right(found, 0.0)),
+            (lambda: moments(path), lambda found: right(found, (2 * (n - 1) + 4) / n)),
+        ]
+    for work, check in jobs:
+        with fault():
+            kind, found = in_child(work, memory=700 << 20, seconds=300)
+            assert kind == "ok", found
+            check(found)
+    for place, mean in ((path, 2.0), (zeros, 0.0)):
+        with fault():
+            kind, found = in_child(lambda place=place: windows_of(place), memory=700 << 20)
+            assert (kind, found) == ("ok", pytest.approx(mean, abs=0.1)), found
+        with fault():
+            kind, found = in_child(lambda place=place: refused_whole(place), memory=700 << 20)
+            assert kind == "ok"
+            assert "does not fit into memory" in found
+            assert "memory='disk'" in found
 
 
 def test_f29_files_of_every_release(tmp_path):

@@ -10,7 +10,7 @@ from scidyn.errors import ArtifactError
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["BUDGET", "MAGIC", "check_hdf5", "opened"]
+__all__ = ["BUDGET", "MAGIC", "check_hdf5", "no_room", "opened"]
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 BUDGET = 8 << 30
@@ -32,6 +32,16 @@ def opened(path: Path) -> h5py.File:
         raise ArtifactError(f"{path} is being written by another process: {error}; read it when that ends.") from error
     except (OSError, RuntimeError, ValueError) as error:
         raise ArtifactError(f"{path} is truncated or damaged: {error}; restore it from a copy.") from error
+
+
+def no_room(path: Path, needed: float, allowed: float | None = None) -> ArtifactError:
+    """The refusal of a file that would be read whole and does not fit."""
+    limit = f", {allowed / 2**30:.3g} GiB are allowed" if allowed is not None else ""
+    return ArtifactError(
+        f"{path} does not fit into memory: about {needed / 2**30:.3g} GiB would be read{limit}; name what is needed "
+        "with values=[…] or rows=(start, stop), draw windows from an HDF5 file with scidyn.data.loader(path, index, "
+        "memory='disk'), or pass memory_limit=… in bytes."
+    )
 
 
 def check_hdf5(path: Path, *, budget: int | None = BUDGET) -> None:

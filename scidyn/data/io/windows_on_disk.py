@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scidyn.data.io.mapped_chunks import Crop, MappedChunks, chunk_offsets
 from scidyn.data.io.safety import opened
 from scidyn.errors import ArtifactError
 
@@ -73,12 +74,11 @@ class DiskArray:
         self.shape: tuple[int, ...] = tuple(item.shape)
         self.dtype = item.dtype
         self.chunk: tuple[int, ...] = tuple(item.chunks or item.shape)
-        self._offsets = _offsets(item, self.path) if mapped else None
+        self._offsets = chunk_offsets(item, self.path) if mapped else None
+        self._blank = _never_filled(item)
         self._identity = _identity(self.path)
-        # bytes of one row of one trajectory; chunks hold all of space, so a row is one run
-        self._bytes = self.dtype.itemsize * int(np.prod(self.shape[2:], dtype=np.int64))
-        self._map: np.ndarray | None = None
-        self._map_pid = -1
+        self._chunks: MappedChunks | None = None
+        self._chunks_pid = -1
         self._item: tuple[h5py.File, h5py.Dataset] | None = None
 
     @property
@@ -87,25 +87,33 @@ class DiskArray:
         return self._offsets is not None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_map": None, "_map_pid": -1, "_item": None}
+        return self.__dict__ | {"_chunks": None, "_chunks_pid": -1, "_item": None}
 
-    def read(self, trajectory: int, start: int, out: np.ndarray, crop: tuple[slice, ...] = ()) -> None:
-        """Fill ``out`` (rows, …) with the rows from ``start`` on of one trajectory, cut to ``crop`` in space."""
-        stop = start + out.shape[0]
-        if self._offsets is None:
-            out[...] = self._dataset()[
-                (trajectory, slice(start, stop), *crop)
-            ]  # faster than read_direct, copy included
-            return
-        raw = self._mapping()
-        block, row = self.chunk[1], trajectory // self.chunk[0]
-        inside = trajectory % self.chunk[0]
-        for k in range(start // block, (stop - 1) // block + 1):
-            low, high = max(start, k * block), min(stop, (k + 1) * block)
-            at = self._offsets[row, k] + self._bytes * (inside * block + low - k * block)
-            piece = raw[at : at + self._bytes * (high - low)].view(self.dtype)
-            rows = piece.reshape(high - low, *self.shape[2:])
-            out[low - start : high - start] = rows[(slice(None), *crop)] if crop else rows
+    def fill(self, y: np.ndarray, rows: np.ndarray, trajectory: np.ndarray, start: np.ndarray, crop: Crop) -> None:
+        """Fill ``y[rows]``, y of shape (window, time, *space), with the windows from ``start`` on, cut to ``crop``."""
+        chunks = None if self._offsets is None else self._mapping(self._offsets)
+        if chunks is None:
+            self._read(y, rows, trajectory, start, crop)
+        else:
+            chunks.copy(y, rows, trajectory, start, crop)
+
+    def _read(self, y: np.ndarray, rows: np.ndarray, trajectory: np.ndarray, start: np.ndarray, crop: Crop) -> None:
+        """Through HDF5, into ``y`` without an array in between where a window is one run of memory."""
+        from h5py import h5s, h5t
+
+        item = self._dataset().id
+        size = (1, *y.shape[1:])
+        corner = tuple(low for low, _ in crop)
+        memory, file, kind = h5s.create_simple(size), item.get_space(), h5t.py_create(y.dtype)
+        between = None if y[0].flags.c_contiguous else np.empty(size[1:], dtype=y.dtype)
+        for k, n, begin in zip(rows.tolist(), trajectory.tolist(), start.tolist(), strict=True):
+            target = y[k] if between is None else between
+            if self._blank:
+                target[...] = 0
+            file.select_hyperslab((n, begin, *corner), size)
+            item.read(memory, file, target, kind)
+            if between is not None:
+                y[k] = between
 
     def _dataset(self) -> h5py.Dataset:
         """The open dataset of this process."""
@@ -114,12 +122,28 @@ class DiskArray:
             self._item = (file, file[self.name])
         return self._item[1]
 
-    def _mapping(self) -> np.ndarray:
-        if self._map is None or self._map_pid != os.getpid():
-            if _identity(self.path) != self._identity:
+    def _mapping(self, offsets: np.ndarray) -> MappedChunks | None:
+        """The mapping of this process, if the file is as long as it was; None if there is no room for it."""
+        now = _identity(self.path)
+        if self._chunks is None or self._chunks_pid != os.getpid():
+            if now != self._identity:
                 raise ArtifactError(f"{self.path} was replaced after it was opened for windows; open it again.")
-            self._map, self._map_pid = np.memmap(self.path, np.uint8, "r").view(np.ndarray), os.getpid()
-        return self._map
+            try:
+                raw = np.memmap(self.path, np.uint8, "r").view(np.ndarray)
+            except OSError:  # the file is larger than the addresses that this process may use
+                self._offsets = None
+                return None
+            self._chunks, self._chunks_pid = MappedChunks(raw, offsets, self.chunk, self.dtype), os.getpid()
+        if now[0] == self._identity[0] and now[2] < self._identity[2]:  # reading past its end would kill the process
+            raise ArtifactError(f"{self.path} was cut short after it was opened for windows; restore it from a copy.")
+        return self._chunks
+
+
+def _never_filled(item: h5py.Dataset) -> bool:
+    """True if HDF5 leaves the memory as it is where nothing was written; h5py gives zeros there."""
+    from h5py import h5d
+
+    return bool(item.id.get_create_plist().get_fill_time() == h5d.FILL_TIME_NEVER)
 
 
 def _identity(path: Path) -> tuple[int, int, int]:
@@ -129,43 +153,3 @@ def _identity(path: Path) -> tuple[int, int, int]:
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error}.") from error
     return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def _offsets(item: h5py.Dataset, path: Path) -> np.ndarray | None:
-    """File offset of every (trajectory, time) chunk; None where rows cannot be mapped.
-
-    Raises
-    ------
-    ArtifactError
-        If a chunk is said to lie outside the file.
-    """
-    native = item.dtype.isnative and item.dtype.kind in "fiu"
-    if not native or item.file.userblock_size or item.ndim < 2 or item.size == 0 or item.external or item.is_virtual:
-        return None
-    size = path.stat().st_size
-    if item.chunks is None:
-        offset = item.id.get_offset()
-        if offset is None:
-            return None
-        if offset < 0 or offset + item.size * item.dtype.itemsize > size:
-            raise ArtifactError(f"{path}: {item.name} is said to lie outside the file, which is truncated.")
-        row = item.dtype.itemsize * int(np.prod(item.shape[1:], dtype=np.int64))
-        # one chunk as large as the array: its only offset, per block of trajectories
-        return np.full((1, 1), offset, dtype=np.int64) if row else None
-    plain = item.compression is None and not item.fletcher32 and not item.shuffle and item.scaleoffset is None
-    plain = plain and item.id.get_create_plist().get_nfilters() == 0
-    if not plain or item.chunks[2:] != item.shape[2:]:
-        return None
-    grid = tuple(-(-n // c) for n, c in zip(item.shape[:2], item.chunks[:2], strict=True))
-    if item.id.get_num_chunks() != grid[0] * grid[1]:
-        return None  # chunks that were never written have no place in the file
-    table = np.full(grid, -1, dtype=np.int64)
-
-    def note(info: Any) -> None:
-        table[info.chunk_offset[0] // item.chunks[0], info.chunk_offset[1] // item.chunks[1]] = info.byte_offset
-
-    item.id.chunk_iter(note)
-    width = item.dtype.itemsize * int(np.prod(item.chunks, dtype=np.int64))
-    if table.min() < 0 or int(table.max()) + width > size:
-        raise ArtifactError(f"{path}: a chunk of {item.name} is said to lie outside the file, which is truncated.")
-    return table

@@ -12,7 +12,7 @@ from scidyn.errors import OptionError, UnitsError
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["finish", "taken_rows"]
+__all__ = ["finish", "kept", "taken_rows"]
 
 
 def finish(ds: xr.Dataset, *, values: Sequence[str] | None, units: Mapping[str, str] | str | None) -> xr.Dataset:
@@ -35,12 +35,7 @@ def finish(ds: xr.Dataset, *, values: Sequence[str] | None, units: Mapping[str, 
             )
         ds[name].attrs["units"] = unit
     if values is not None:
-        names = [str(v) for v in ds.data_vars]
-        for name in values:
-            if name not in names:
-                raise OptionError(f"values names {name!r}; the file holds {names}.{did_you_mean(name, names)}")
-        kept = [n for n in names if n in values or ds[n].attrs.get("role") in ("parameter", "control", "input")]
-        ds = ds[kept]
+        ds = kept(ds, values)
     try:
         validate(ds)
     except UnitsError as error:
@@ -51,6 +46,16 @@ def finish(ds: xr.Dataset, *, values: Sequence[str] | None, units: Mapping[str, 
             f"units={{{example}}}, or units='1' if nothing has a dimension."
         ) from error
     return ds
+
+
+def kept(ds: xr.Dataset, values: Sequence[str]) -> xr.Dataset:
+    """The variables that the user names, those of another role, and the mask."""
+    names = [str(v) for v in ds.data_vars]
+    for name in values:
+        if name not in names:
+            raise OptionError(f"values names {name!r}; the file holds {names}.{did_you_mean(name, names)}")
+    roles = ("parameter", "control", "input")
+    return ds[[n for n in names if n in values or n == "mask" or ds[n].attrs.get("role") in roles]]
 
 
 def _without_units(ds: xr.Dataset) -> list[str]:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scidyn.data.io.safety import BUDGET, MAGIC, check_hdf5, opened
-from scidyn.data.readers.finish import finish
-from scidyn.errors import ArtifactError, DataError, TimeGridError
+from scidyn._check.values import integer
+from scidyn.data.io.safety import BUDGET, MAGIC, check_hdf5, no_room, opened
+from scidyn.data.readers.finish import finish, kept
+from scidyn.errors import ArtifactError, DataError, OptionError, TimeGridError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -30,32 +31,41 @@ def sniff(path: Path, head: bytes) -> float:
 
 
 def read(
-    path: Path, *, values: Sequence[str] | None = None, units: Mapping[str, str] | str | None = None
+    path: Path,
+    *,
+    values: Sequence[str] | None = None,
+    units: Mapping[str, str] | str | None = None,
+    memory_limit: int | None = None,
 ) -> xr.Dataset:
     """Read a NetCDF file into memory; dims ``sample`` and ``ensemble`` of a time series are trajectories.
+
+    Of the measured variables only those in ``values`` are read.
 
     Raises
     ------
     ArtifactError
-        If the file is truncated or damaged, links to other files, or declares more than 8 GiB.
+        If the file is truncated or damaged, links to other files, or what is to be read is larger than
+        ``memory_limit`` (8 GiB) or than the memory.
     DataError
         If it holds no Dataset.
     """
     import xarray as xr
 
+    limit = BUDGET if memory_limit is None else integer("memory_limit", memory_limit, at_least=1)
     with path.open("rb") as file:
         classic = file.read(4) in _CLASSIC
     if not classic:
-        check_hdf5(path)
+        check_hdf5(path, budget=None if values is not None or memory_limit is not None else BUDGET)
     options: dict[str, Any] = {"engine": "scipy"} if classic else {"engine": "h5netcdf", "phony_dims": "sort"}
     try:
         with xr.open_dataset(path, decode_times=False, decode_timedelta=False, **options) as ds:
-            if ds.nbytes > BUDGET:
-                raise ArtifactError(f"{path} declares more than {BUDGET / 2**30:g} GiB to be read whole; refused.")
-            loaded = ds.load()
-    except ArtifactError:
+            wanted = ds if values is None else kept(ds, values)
+            if wanted.nbytes > limit:
+                raise no_room(path, wanted.nbytes, limit)
+            loaded = wanted.load()
+    except (ArtifactError, OptionError):
         raise
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError, OverflowError, MemoryError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, IndexError, OverflowError) as error:
         raise ArtifactError(f"{path} is truncated or damaged: {error}; restore it from a copy.") from error
     if not loaded.data_vars:
         raise DataError(f"{path} holds no variable at its root.")

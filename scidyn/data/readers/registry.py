@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scidyn._check.values import did_you_mean
+from scidyn.data.io.safety import no_room
 from scidyn.errors import ArtifactError, DataError, OptionError
 
 if TYPE_CHECKING:
@@ -66,10 +67,10 @@ FORMATS = (
     Format("an AnnData file", "anndata_file", ("time", "rep", "weight", "time_map", "units")),
     Format("PDEBench HDF5", "pdebench", ("values", "units", "rows")),
     Format("The Well HDF5", "the_well", ("values", "units", "rows")),
-    Format("NetCDF", "netcdf", ("values", "units")),
+    Format("NetCDF", "netcdf", ("values", "units", "memory_limit")),
     Format("a NumPy archive", "numpy_archive", _ARRAYS),
     Format("an Excel workbook", "excel", (*_TABLE[:-1], "sheet")),
-    Format("Parquet", "parquet", _TABLE[:-1]),
+    Format("Parquet", "parquet", (*_TABLE[:-1], "rows", "memory_limit")),
     Format("a text table", "text", _TABLE),
 )
 
@@ -95,8 +96,17 @@ def detect(path: Path) -> Format:
 
 
 def read(path: Path, hints: Mapping[str, Any]) -> xr.Dataset:
-    """Detect the format of ``path`` and read it."""
-    return detect(path).read(path, hints)
+    """Detect the format of ``path`` and read it.
+
+    Raises
+    ------
+    ArtifactError
+        If there is less memory than it needs; everything else as the reader of the format says.
+    """
+    try:
+        return detect(path).read(path, hints)
+    except MemoryError as error:
+        raise no_room(path, path.stat().st_size) from error
 
 
 def _head(path: Path) -> bytes:

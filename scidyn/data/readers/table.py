@@ -23,6 +23,7 @@ __all__ = ["from_table"]
 
 _MISSING = {"", "na", "nan", "n/a", "null", "none", "-", "–", "."}
 _ENTRY = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_PLAIN = re.compile(rf"(?:{_ENTRY.pattern}\n)*", re.ASCII)
 
 
 def from_table(
@@ -162,6 +163,9 @@ def _numbers(cells: Sequence[Any], column: str, decimal: str, source: str) -> np
     """Cells as float64; the first that is no number is named by row and column."""
     if isinstance(cells, np.ndarray):
         return cells.astype(float)
+    plain = _plain_numbers(cells) if decimal == "." else None
+    if plain is not None:
+        return plain
     out = np.empty(len(cells))
     for k, cell in enumerate(cells):
         if isinstance(cell, str):
@@ -179,6 +183,17 @@ def _numbers(cells: Sequence[Any], column: str, decimal: str, source: str) -> np
         else:
             out[k] = np.nan if cell is None else float(cell)
     return out
+
+
+def _plain_numbers(cells: Sequence[Any]) -> np.ndarray | None:
+    """All cells at once where they are text of plain numbers, as in most columns; else None."""
+    try:
+        text = "\n".join(cells)
+    except TypeError:  # not all of them are text
+        return None
+    if not text or text.count("\n") != len(cells) - 1 or not _PLAIN.fullmatch(text + "\n"):
+        return None
+    return np.array(list(map(float, cells)))
 
 
 def _has_text(cells: Sequence[Any], decimal: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,14 +52,14 @@ def read(
         raise DataError(f"{path} is empty.")
     delimiter = _delimiter(text)
     try:
-        rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(cell.strip() for cell in row)]
+        rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if "".join(row).strip()]
     except csv.Error as error:
         raise DataError(f"{path} is no table: {error}; is a quotation mark left open?") from error
     header = [cell.strip() for cell in rows[0]]
     if len(rows) < 2:
         raise DataError(f"{path} has a header and no rows.")
-    ragged = next((k for k, row in enumerate(rows) if len(row) != len(header)), None)
-    if ragged is not None:
+    if set(map(len, rows)) != {len(header)}:
+        ragged = next(k for k, row in enumerate(rows) if len(row) != len(header))
         raise DataError(
             f"{path}, row {ragged + 1}: {len(rows[ragged])} cells where the header has {len(header)}; "
             "is the decimal sign also the separator?"
@@ -81,7 +82,7 @@ def _decoded(raw: bytes) -> str:
 
 def _delimiter(text: str) -> str:
     """The sign that splits every line into the same number (> 1) of cells, tabs and semicolons first."""
-    lines = [line for line in text.splitlines() if line.strip()][:50]
+    lines = list(itertools.islice((line for line in io.StringIO(text) if line.strip()), 50))
     for sign in _DELIMITERS:
         counts = {len(next(csv.reader([line], delimiter=sign))) for line in lines}
         if len(counts) == 1 and counts.pop() > 1:
@@ -92,9 +93,8 @@ def _delimiter(text: str) -> str:
 def _decimal(rows: Sequence[Sequence[str]], delimiter: str) -> str:
     """Decimal comma if cells look like ``1,25`` and none looks like ``1.25``."""
     if delimiter == ",":
-        if any(re.fullmatch(r"\s*-?\d+,\d+([eE][+-]?\d+)?\s*", cell) for row in rows for cell in row):
-            return ","
-        return "."
+        commas = (cell for row in rows for cell in row if "," in cell)
+        return "," if any(re.fullmatch(r"\s*-?\d+,\d+([eE][+-]?\d+)?\s*", cell) for cell in commas) else "."
     cells = [cell.strip() for row in rows[:200] for cell in row]
     comma = any(re.fullmatch(r"-?\d+,\d+([eE][+-]?\d+)?", cell) for cell in cells)
     point = any(re.fullmatch(r"-?\d+\.\d+([eE][+-]?\d+)?", cell) for cell in cells)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from scidyn.solvers.adjoint.records import Outer, Steps, add
 from scidyn.solvers.arguments import Problem
+from scidyn.solvers.precision import is_autocast
 
 __all__ = ["Coupled", "small", "sweep_together", "worthwhile"]
 
@@ -31,7 +32,8 @@ def small(problem: Problem) -> bool:
     batch, width = problem.y0.shape
     # D + 1 products with every step's Jacobian: beyond this they cost more than one launch per step saves
     narrow = width <= WIDEST_STATE and batch * (width + 1) <= WIDEST_PRODUCT
-    return narrow and not problem.method.implicit and not problem.y0.is_complex()
+    usable = not problem.method.implicit and not is_autocast(problem.field.f)
+    return narrow and usable and not problem.y0.is_complex()
 
 
 def sweep_together(problem: Problem, steps: Steps, outer: Outer, params: Sequence[Tensor]) -> list[Tensor | None]:

@@ -1,17 +1,23 @@
-"""F03, F04: fits that are killed or told to end, and go on with the same bits."""
+"""F03, F04, F25: fits that are killed or told to end and go on with the same bits; readers in other processes."""
 
+import json
 import multiprocessing
 import os
+import pickle
 import signal
+import threading
 import time
 
 import fits
 import numpy as np
 import pytest
 import torch
-from fits import STEPS, trained
-from harness import count, fault, litter
+from fits import STEPS, batches, trained
+from harness import NIGHTLY, count, fault, in_child, litter
+from makers import record
 
+import scidyn
+from scidyn.data import HDF5Windows, windows
 from scidyn.training.checkpoint import read_checkpoint
 
 
@@ -63,3 +69,43 @@ def test_f04_a_fit_that_is_told_to_end(tmp_path):
             step = read_checkpoint(path)["counters"][2]
             assert step >= 3
             assert not litter(folder)
+
+
+def test_f25_processes_and_threads(tmp_path):
+    """The same bytes as serial reading in forks, forked servers, pools, threads, workers, and no handle left."""
+    ds = record()
+    path = scidyn.save(ds, tmp_path / "r.nc", window=5)  # checksums: read through h5py handles
+    store = HDF5Windows(path, windows(ds, 4))
+    expected = batches(store)
+    with fault():
+        assert in_child(lambda: batches(store)) == ("ok", expected)
+    with fault():
+        assert pickle.loads(pickle.dumps(store)).gather(np.arange(4)).y.shape == (4, 5, 2)
+    with fault(), multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map(batches, [store] * 6) == [expected] * 6
+    with fault():
+        out = tmp_path / "found"
+        process = child(fits.batches_to, store, out)
+        process.join(60)
+        assert process.exitcode == 0
+        assert json.loads(out.read_text()) == expected
+    with fault():
+        found = []
+        thread = threading.Thread(target=lambda: found.append(batches(store)))
+        thread.start()
+        thread.join()
+        assert found == [expected]
+    with fault():
+        rows = torch.utils.data.DataLoader(fits.Rows(store), batch_size=None, num_workers=2)
+        assert [float(y.double().sum()) for y in rows] == expected
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(count(6, 100)):  # workers that come and go leave no descriptor behind
+        with fault():
+            assert in_child(lambda: batches(store)) == ("ok", expected)
+            assert len(os.listdir("/proc/self/fd")) == before
+    if NIGHTLY:
+        with fault():
+            spawned = multiprocessing.get_context("spawn").Process(target=fits.batches_to, args=(store, out))
+            spawned.start()
+            spawned.join(60)
+            assert json.loads(out.read_text()) == expected
