@@ -123,10 +123,11 @@ def solve_ode(
     adjoint : str, optional
         How gradients are found. ``"discrete"``: the exact gradient of the computed solution from
         (t, h, y) per accepted step, N·batch·(D + 2) numbers; every step is evaluated again.
-        ``"direct"``: the same gradient from the graphs of all accepted steps, without a second evaluation and
-        with much more memory. ``"auto"`` (default): like ``"direct"`` for explicit methods as long as the
-        graphs hold less than 256 MiB, else ``"discrete"``, and so for states so small that evaluating all
-        steps at once is faster; ``Solution.stats.graph_bytes`` tells. These can be differentiated again.
+        ``"direct"``: the same gradient by autograd through the accepted steps, with much more memory.
+        ``"auto"`` (default): the same gradient; explicit methods keep the graphs of their steps, so that none is
+        evaluated again, as long as the graphs hold less than 256 MiB (``Solution.stats.graph_bytes``); beyond,
+        for other methods, and for states so small that evaluating all steps at once is faster, it is
+        ``"discrete"``. All three can be differentiated again.
         ``"reversible"``: explicit
         Runge–Kutta methods in a form whose steps can be undone, the exact gradient of the computed solution
         with memory independent of the number of steps beyond their times; samples that fail get none.

@@ -169,13 +169,13 @@ def _check(problem: Problem, request: Request) -> None:
 
 def _recorder(problem: Problem, request: Request, inputs: Sequence[Tensor] | None) -> Recorder | None:
     """Method that keeps the graphs of its steps, if that is wanted and possible."""
-    wanted = request.backend == "native" and request.adjoint in ("auto", "direct") and request.checkpoints is None
+    wanted = request.backend == "native" and request.adjoint == "auto" and request.checkpoints is None
     wanted = wanted and request.save != "steps" and not request.compact
     if inputs is None or not wanted or request.compile is not False or not recordable(problem) or tangled(inputs):
         return None
-    if not isinstance(problem.method, ExplicitRK) or (request.adjoint == "auto" and small(problem)):
+    if not isinstance(problem.method, ExplicitRK) or small(problem):
         return None
-    return Recorder(problem.method.tableau, Graphs(None if request.adjoint == "direct" else GRAPH_BYTES))
+    return Recorder(problem.method.tableau, Graphs(GRAPH_BYTES))
 
 
 def _integrate(
@@ -183,7 +183,7 @@ def _integrate(
 ) -> tuple[Trace, Marks | Checkpoints | None]:
     """Step to the end, keeping what the adjoint needs."""
     along = differentiate and request.adjoint == "interpolating"
-    keep = along or (differentiate and request.adjoint in ("auto", "discrete", "direct"))
+    keep = along or (differentiate and request.adjoint in ("auto", "discrete"))
     marks: Marks | Checkpoints | None = None
     if differentiate and request.adjoint == "reversible":
         marks = Marks()
@@ -244,7 +244,7 @@ def _differentiable(
     """Attach the gradient to the solution; times not reached hold NaN without one."""
     y0, times = _start(problem), problem.times
     sweep = None if recorder is None else recorder.graphs.sweep(trace.times[-1], len(trace.size))
-    if adjoint in ("auto", "discrete") or sweep is not None:
+    if adjoint in ("auto", "discrete"):
         y = attach(problem, trace, y0, inputs, marks if isinstance(marks, Checkpoints) else None, sweep)
     elif adjoint in ("backsolve", "interpolating"):
         y = attach_continuous(problem, trace, y0, inputs, adjoint)

@@ -101,7 +101,7 @@ def test_graphs_beyond_the_limit_are_dropped(stepping, monkeypatch):
     assert solution.stats.graph_bytes == 0
     for have, want in zip(problem.gradient(solution.y), expected, strict=True):
         torch.testing.assert_close(have, want, rtol=1e-10, atol=1e-10)
-    assert problem.solve(stepping=stepping, adjoint="direct").stats.graph_bytes == whole.stats.graph_bytes
+    assert problem.solve(adjoint="direct").stats.graph_bytes > 0
     assert problem.solve(stepping=stepping, adjoint="discrete").stats.graph_bytes == 0
 
 
