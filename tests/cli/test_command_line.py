@@ -197,7 +197,7 @@ def test_a_fit_that_is_told_to_end_goes_on(pelts, tmp_path):
             [sys.executable, "-c", SMALL, *words],
             cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        assert started.stdout.readline() == "begun\n"
+        assert started.stdout.readline() == "begun\n", started.communicate()[1]
         started.send_signal((signal.SIGTERM, signal.SIGUSR1)[step - 1])
         _, err = started.communicate(timeout=60)
         assert started.returncode == 75, err
