@@ -186,6 +186,7 @@ run()
 """
 
 
+@pytest.mark.timeout(300)  # two processes import torch
 def test_a_fit_that_is_told_to_end_goes_on(pelts, tmp_path):
     """SIGTERM: the step is finished, a checkpoint kept, the exit code is 75; the same command does the next step."""
     from scidyn.training.checkpoint import read_checkpoint
