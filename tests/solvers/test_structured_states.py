@@ -61,7 +61,7 @@ def test_leaves_of_all_shapes_and_containers():
 
 @pytest.mark.parametrize("adjoint", ["discrete", "direct", "reversible", "interpolating", "backsolve"])
 def test_gradients_equal_those_of_one_tensor(adjoint):
-    options = {"adjoint": adjoint, "rtol": 1e-7, "atol": 1e-8}
+    options = {"adjoint": adjoint, "rtol": 1e-6, "atol": 1e-7}
     stiffness, x0 = (torch.tensor(v, dtype=F64, requires_grad=True) for v in ([1.0, 4.0], [[1.0, 0.5], [0.2, -1.0]]))
     tree = solve_ode(
         lambda t, y: {"x": y["v"], "v": -stiffness * y["x"]},
@@ -75,11 +75,11 @@ def test_gradients_equal_those_of_one_tensor(adjoint):
         torch.cat([x0, torch.zeros_like(x0)], dim=1),
         [0.0, 1.0, 2.0],
         adjoint="direct",
-        rtol=1e-7,
-        atol=1e-8,
+        rtol=1e-6,
+        atol=1e-7,
     ).y
     by_flat = torch.autograd.grad((flat[:, 1:, :2] ** 2).sum() + flat[:, -1, 2:].sum(), [stiffness, x0])
-    close = 1e-8 if adjoint in ("discrete", "direct") else 1e-4
+    close = 1e-7 if adjoint in ("discrete", "direct") else 1e-3
     for got, want in zip(by_tree, by_flat, strict=True):
         torch.testing.assert_close(got, want, rtol=close, atol=close)
 
