@@ -35,10 +35,10 @@ def growth(y0, method, path, tol=1e-3, **options):
 @pytest.mark.parametrize("method", ["milstein", "sriw1", "spark", "heun"])
 def test_a_row_has_the_same_bits_in_any_batch(method):
     y0 = torch.linspace(0.5, 5.0, 22, dtype=F64).view(11, 2)
-    options = {"tol": 3e-2, "dt": 0.2, "dt_min": 2e-3}
+    options = {"tol": 1e-2, "dt": 0.2, "dt_min": 2e-3}
     together = growth(y0, method, tree(11, size=2), **options)
     counts = together.stats.n_accepted
-    assert len(set(counts.tolist())) > 3  # rows do take steps of their own
+    assert len(set(counts.tolist())) > 2  # rows do take steps of their own
     for ids in ([3], [10, 0], [7, 3, 1, 9, 2]):
         rows = torch.tensor(ids)
         alone = growth(y0[rows], method, tree(len(ids), rows, size=2), **options)

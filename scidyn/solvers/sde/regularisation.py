@@ -61,10 +61,11 @@ def measured(
         states = states.detach()
     else:
         steps = list(range(count))
+    whole = torch.isfinite(states.detach()).flatten(1).all(1)
     errors, stiffnesses, starts, sizes = [], [], [], []
     for n in steps:
         t, h = _wide(plan.starts[n], batch), _wide(plan.sizes[n], batch)
-        error, stiffness = _difficulty(task, plan, n, states, kind, tolerance)
+        error, stiffness = _difficulty(task, plan, n, states, whole, kind, tolerance)
         errors.append(error)
         stiffnesses.append(stiffness)
         starts.append(t.to(states.device))
@@ -83,14 +84,12 @@ def _wide(x: Any, batch: int) -> Tensor:
 
 
 def _difficulty(
-    task: Task, plan: Plan, n: int, states: Tensor, kind: str, tolerance: tuple[float, float]
+    task: Task, plan: Plan, n: int, states: Tensor, whole: Tensor, kind: str, tolerance: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
-    """Scaled error and stiffness of step ``n`` for each row; zero where a row had failed or did not move."""
+    """Scaled error and stiffness of step ``n`` for each row; zero where a row fails at some time or did not move."""
     terms, t, h = task.terms, plan.starts[n], plan.sizes[n]
     y, y1 = states[:, n], states[:, n + 1]
-    sound = torch.isfinite(y.detach()).flatten(1).all(1) & torch.isfinite(y1.detach()).flatten(1).all(1)
-    if isinstance(h, Tensor):
-        sound = sound & (h > 0)
+    sound = whole & (h > 0) if isinstance(h, Tensor) else whole
     mask = sound.view(-1, *([1] * (y.ndim - 1)))
     y, y1 = torch.where(mask, y, task.y0), torch.where(mask, y1, task.y0)
     error = torch.zeros(len(y), dtype=y.real.dtype, device=y.device)
