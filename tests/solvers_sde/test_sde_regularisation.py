@@ -76,7 +76,7 @@ def test_stiffness_of_a_linear_drift_is_its_largest_eigenvalue(method):
 def test_stiffness_along_the_undone_steps_of_the_reversible_method():
     found = []
     for adjoint in ("direct", "reversible", "discrete"):
-        w, y0, f, g = problem()
+        w, y0, f, _g = problem()
         solution = solve_sde(
             f,
             lambda t, y: 0.3 * torch.cos(y),
