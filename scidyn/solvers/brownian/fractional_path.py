@@ -57,11 +57,11 @@ class FractionalIncrements:
     --------
     >>> import torch
     >>> from scidyn.solvers import FractionalIncrements, MarkovFBM
-    >>> grid = torch.linspace(0, 1, 11, dtype=torch.float64)
-    >>> noise = FractionalIncrements(MarkovFBM(0.7, horizon=1.0), grid, (1000, 1), seed=0, dtype=torch.float64)
+    >>> grid = torch.linspace(0, 1, 3, dtype=torch.float64)
+    >>> noise = FractionalIncrements(MarkovFBM(0.7, horizon=1.0), grid, (20000, 1), seed=0, dtype=torch.float64)
     >>> path = noise.path()                                     # B̂ at the times of the grid
     >>> path.shape, round(path[-1].var().item(), 1)
-    (torch.Size([11, 1000, 1]), 1.0)
+    (torch.Size([3, 20000, 1]), 1.0)
     """
 
     area: str | None = None
