@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["lane_keys", "mix32", "mix64", "normal_pair"]
+__all__ = ["compiled", "lane_keys", "mix64", "normal_pair", "normal_steps"]
 
 GOLDEN = 0x9E3779B97F4A7C15
 FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -28,19 +30,15 @@ def mix64(x: int) -> int:
     return x ^ (x >> 31)
 
 
-def mix32(x: int) -> int:
-    """A bijection of 32-bit integers that scatters neighbours (MurmurHash3's finaliser)."""
-    x &= 0xFFFFFFFF
-    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
-    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
-    return x ^ (x >> 16)
-
-
 def _scramble(x: Tensor) -> Tensor:
     """SplitMix64's finaliser on int64 lanes; overwrites ``x``. Shifts are made logical by masking."""
-    for shift, factor in ((30, FIRST), (27, SECOND)):
-        x.bitwise_xor_((x >> shift).bitwise_and_((1 << (64 - shift)) - 1)).mul_(_signed(factor))
-    return x.bitwise_xor_((x >> 31).bitwise_and_((1 << 33) - 1))
+    shifted = torch.empty_like(x)
+    for shift, factor in ((30, FIRST), (27, SECOND), (31, None)):
+        torch.bitwise_right_shift(x, shift, out=shifted)
+        x.bitwise_xor_(shifted.bitwise_and_((1 << (64 - shift)) - 1))
+        if factor is not None:
+            x.mul_(_signed(factor))
+    return x
 
 
 def lane_keys(seed: int, samples: Tensor, channels: int) -> Tensor:
@@ -52,19 +50,45 @@ def lane_keys(seed: int, samples: Tensor, channels: int) -> Tensor:
     return _scramble(sample.unsqueeze(-1) + channel)
 
 
-def normal_pair(keys: Tensor, counter: int | Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Two independent standard normals for each key, a function of the key and the counter alone.
+def normal_pair(
+    keys: Tensor, counter: int | Tensor, dtype: torch.dtype, variance: float | Tensor = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Two independent normals for each key, a function of the key and the counter alone.
 
     ``counter`` is an int for all lanes or an int64 tensor that broadcasts against ``keys``.
     The two halves of one hash give the two uniforms of a Box–Muller transform.
     """
+    radius, angle = _polar(keys, counter, dtype, variance)
+    return torch.cos(angle).mul_(radius), angle.sin_().mul_(radius)
+
+
+def _polar(
+    keys: Tensor, counter: int | Tensor, dtype: torch.dtype, variance: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """Radius and angle of the pair."""
     step = _signed(counter * GOLDEN) if isinstance(counter, int) else counter * _signed(GOLDEN)
     bits = _scramble(keys + step)
-    low = bits.bitwise_and(0xFFFFFFFF).to(dtype)
-    high = (bits >> 32).to(dtype)
-    # the signed upper half: an angle in (-π, π); the lower half: a uniform in (0, 1)
-    angle = high.add_(0.5).mul_(2.0 * math.pi / 2.0**32)
-    radius = low.add_(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
+    # the signed upper half: an angle in [-π, π); the lower half: a uniform in (0, 1)
+    angle = (bits >> 32).to(dtype).mul_(2.0 * math.pi / 2.0**32)
+    radius = bits.bitwise_and_(0xFFFFFFFF).to(dtype).add_(0.5).mul_(2.0**-32).log_().mul_(-2.0 * variance)
     if dtype is torch.float32:  # the lower half may round up to one, whose logarithm is zero
-        radius = radius.clamp_min_(0.0)
-    return torch.cos(angle).mul_(radius), torch.sin(angle).mul_(radius)
+        radius.clamp_min_(0.0)
+    return radius.sqrt_(), angle
+
+
+def normal_steps(keys: Tensor, counters: Tensor, dtype: torch.dtype, variance: float | Tensor = 1.0) -> Tensor:
+    """Normals of ``2 n`` steps, (2 n, *keys.shape), from ``n`` counters: neighbouring steps share a hash."""
+    lanes = counters.view(-1, *([1] * keys.ndim))
+    radius, angle = _polar(keys, lanes, dtype, variance)
+    pair = torch.cos(angle).mul_(radius), angle.sin_().mul_(radius)
+    return torch.stack(pair, dim=1).flatten(0, 1)
+
+
+_compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as one kernel, compiled at its first use and shared by all paths."""
+    if function not in _compiled:
+        _compiled[function] = torch.compile(function, fullgraph=True, dynamic=False)
+    return _compiled[function]
