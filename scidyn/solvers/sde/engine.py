@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from scidyn.solvers.sde.capture import Leaves, refuse_second_order
+from scidyn.solvers.sde.compiling import Fused
 from scidyn.solvers.sde.methods.stepper import Carry, SDEMethod
 from scidyn.solvers.sde.plan import Plan
 from scidyn.solvers.sde.terms import Terms
@@ -24,6 +26,23 @@ def advance(
     terms: Terms, method: SDEMethod, plan: Plan, span: tuple[int, int], y: Tensor, carry: Carry, tick: Tick = None
 ) -> tuple[Tensor, Carry, dict[int, Tensor]]:
     """Take the steps ``start … stop - 1``; give the end and the states to report by place."""
+    choice = plan.compiled
+    if choice is None:
+        return _plainly(terms, method, plan, span, y, carry, tick)
+    if choice.wait:
+        begin = time.perf_counter()
+        result = _plainly(terms, method, plan, span, y, carry, tick)
+        choice.fused.seconds += time.perf_counter() - begin
+        return result
+    at, y, kept = _compiled(terms, choice.fused, plan, span, y, tick)
+    y, carry, rest = _plainly(terms, method, plan, (at, span[1]), y, carry, tick)
+    return y, carry, kept | rest
+
+
+def _plainly(
+    terms: Terms, method: SDEMethod, plan: Plan, span: tuple[int, int], y: Tensor, carry: Carry, tick: Tick
+) -> tuple[Tensor, Carry, dict[int, Tensor]]:
+    """Take steps one by one."""
     start, stop = span
     kept: dict[int, Tensor] = {}
     step, starts, sizes, report = method.step, plan.starts, plan.sizes, plan.report
@@ -34,6 +53,30 @@ def advance(
             if tick is not None:
                 tick((n + 1) / len(sizes))
     return y, carry, kept
+
+
+def _compiled(
+    terms: Terms, fused: Fused, plan: Plan, span: tuple[int, int], y: Tensor, tick: Tick
+) -> tuple[int, Tensor, dict[int, Tensor]]:
+    """Take whole blocks of compiled steps; give where they end, the state there, and those to report."""
+    at, stop = span
+    kept: dict[int, Tensor] = {}
+    report, stamps, size = plan.report, plan.stamps, fused.steps
+    lengths = torch.tensor(plan.sizes[at:stop], dtype=stamps.dtype, device="cpu").to(stamps.device)
+    while at + size <= stop:
+        offset = at - span[0]
+        noise = plan.source.block(at, at + size)
+        states = fused(terms, stamps[at : at + size], lengths[offset : offset + size], y, noise)
+        if states is None:
+            break
+        y = states[-1]
+        for n in range(at + 1, at + size + 1):
+            if n in report:
+                kept[report[n]] = states[n - at - 1]
+                if tick is not None:
+                    tick(n / len(plan.sizes))
+        at += size
+    return at, y, kept
 
 
 def solve_direct(terms: Terms, method: SDEMethod, plan: Plan, y0: Tensor, tick: Tick = None) -> Tensor:
@@ -66,6 +109,9 @@ class _Discrete(torch.autograd.Function):
         """Solve without a graph."""
         count = len(plan.sizes)
         length = max(1, min(LONGEST, count // SHARE))
+        if plan.compiled is not None:  # whole blocks of compiled steps
+            size = plan.compiled.fused.steps
+            length = max(size, length // size * size)
         y, carry = y0, method.begin(terms, plan.starts[0], y0)
         bounds = [*range(0, count, length), count]
         reported: dict[int, Tensor] = {}
@@ -87,6 +133,8 @@ class _Discrete(torch.autograd.Function):
         terms, method, plan, width = ctx.terms, ctx.method, ctx.plan, ctx.width
         saved = ctx.saved_tensors
         leaves = Leaves(ctx.ids, saved[len(saved) - len(ctx.ids) :])
+        if leaves.instead:  # what puts tensors in the place of others cannot be compiled
+            plan = plan._replace(compiled=None)
         params = leaves.tensors
         total: list[Tensor | None] = [None] * len(params)
         cotangent: list[Tensor | None] = [None] * width
