@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ __all__ = ["BrownianIncrements", "correlation_factor"]
 
 KEPT = 2
 # hashes drawn at once: what fits into the cache of a core
-LANES, PAIRS = 32768, 512
+LANES, PAIRS = 65536, 512
 VARIANCE = (1.0, 1.0 / 12.0, 1.0 / 720.0)
 # paths of increments and of trees with one seed have nothing in common
 STREAM, AREAS = 0x6A09E667F3BCC908, 0xBB67AE8584CAA73B
@@ -40,6 +40,24 @@ def correlation_factor(correlation: Any, channels: int, dtype: torch.dtype, devi
     if int(info) or not symmetric or not unit:
         raise OptionError("correlation must be symmetric and positive definite with ones on its diagonal.")
     return factor.to(device=device, dtype=dtype)
+
+
+class Hashes(NamedTuple):
+    """What the increments of some steps are a function of: keys of the lanes, and counters of pairs of steps.
+
+    Attributes
+    ----------
+    keys : Tensor of int64, shape (B, lanes)
+        Keys.
+    counters : Tensor of int64, shape (levels, steps / 2)
+        One for two steps.
+    shape : tuple of int
+        Shape of one increment.
+    """
+
+    keys: Tensor
+    counters: Tensor
+    shape: tuple[int, ...]
 
 
 class BrownianIncrements:
@@ -208,6 +226,16 @@ class BrownianIncrements:
         else:
             z = normal_steps(keys, counters, dtype, variance)
         return z[:count].to(device=self.device, dtype=self.dtype, non_blocking=True)
+
+    def hashes(self, start: int, stop: int) -> Hashes | None:
+        """What the noise of a range of whole pairs of steps is drawn from, if nothing else goes into it."""
+        mixed = self.antithetic or self.correlation is not None or self.area is not None
+        whole = start % 2 == 0 and stop % 2 == 0 and self._source == self.device
+        if mixed or not whole or self.dtype not in {torch.float32, torch.float64}:
+            return None
+        pairs = torch.arange(start // 2, stop // 2, device=self.device)
+        levels = torch.arange(len(self.levels), device=self.device) << LEVEL_BITS
+        return Hashes(self._keys, levels.unsqueeze(-1) + pairs, self.shape)
 
     def _areas(self, c: int, noise: Noise) -> Tensor:
         """Lévy areas of chunk ``c``."""

@@ -7,7 +7,7 @@ import threading
 import types
 import warnings
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scidyn.errors import SolverWarning
+from scidyn.solvers.brownian.hashing import normal_pair
+from scidyn.solvers.brownian.increments import VARIANCE, Hashes
 from scidyn.solvers.brownian.noise import Noise
 from scidyn.solvers.compiling import _identity
 from scidyn.solvers.sde.methods.stepper import SDEMethod
@@ -24,7 +26,7 @@ __all__ = ["Choice", "Fused", "fused_steps"]
 
 # steps in one function: calling it costs more than a step of a cheap equation, but compiling takes
 # longer the more it holds, and products of matrices are not made any faster
-STEPS = 8
+STEPS, OPERATIONS = 16, 512
 # seconds spent in plain steps after which compiling is expected to pay: about what it costs
 PAYS_AFTER = 10.0
 LARGEST_CACHE = 64
@@ -47,7 +49,9 @@ class Fused:
         self.broken, self.seconds = False, 0.0
         self.function: Callable[..., list[Tensor]] | None = None
 
-    def __call__(self, terms: Terms, starts: Tensor, sizes: Tensor, y: Tensor, noise: Noise) -> list[Tensor] | None:
+    def __call__(
+        self, terms: Terms, starts: Tensor, sizes: Tensor, y: Tensor, noise: Noise | Hashes
+    ) -> list[Tensor] | None:
         """States after each step, or None if the function cannot be compiled."""
         if self.broken:
             return None
@@ -55,7 +59,7 @@ class Fused:
             self.function = self._compile()
         about = terms.noise, terms.calculus, terms.matrix, terms.channels
         try:
-            return self.function(terms.drift, terms.diffusion, terms.args, about, starts, sizes, y, tuple(noise))
+            return self.function(terms.drift, terms.diffusion, terms.args, about, starts, sizes, y, noise)
         except Exception as reason:  # the compiler raises errors of many kinds; plain steps decide what is real
             self.broken = True
             sentence = str(reason).strip().splitlines()[0] if str(reason).strip() else type(reason).__name__
@@ -76,9 +80,11 @@ class Fused:
             f: Any, g: Any, args: Any, about: Any, starts: Tensor, sizes: Tensor, y: Tensor, noise: Any
         ) -> list[Tensor]:
             states = []
-            for n, (start, h) in enumerate(zip(starts.unbind(0), sizes.unbind(0), strict=True)):
-                parts = [None if x is None else x[n] for x in noise]
-                y = _unit_step(method, f, g, args, about, start, h, y, parts)
+            h = sizes.unbind(0)
+            units = _drawn(noise, y.dtype) if isinstance(noise, Hashes) else _scaled(noise, h)
+            for n, start in enumerate(starts.unbind(0)):
+                terms = _unit_terms(f, g, args, about, start, h[n])
+                y = method.step(terms, torch.zeros_like(start), 1.0, y, (), units[n]).y
                 states.append(y)
             return states
 
@@ -88,10 +94,8 @@ class Fused:
         return torch.compile(own, fullgraph=True, dynamic=False)
 
 
-def _unit_step(
-    method: SDEMethod, f: Any, g: Any, args: Any, about: Any, start: Tensor, h: Tensor, y: Tensor, noise: Any
-) -> Tensor:
-    """One step in the time in which its length is one."""
+def _unit_terms(f: Any, g: Any, args: Any, about: Any, start: Tensor, h: Tensor) -> Terms:
+    """The equation in the time in which the step has length one."""
     root = h.sqrt()
     rest = () if args is None else (args,)
 
@@ -103,9 +107,26 @@ def _unit_step(
         spread: Tensor = g(start + h * t, state, *rest)
         return spread * root
 
-    scales = (root, root, root, h)
-    unit = Noise.of(None if x is None else x / s for x, s in zip(noise, scales, strict=True))
-    return method.step(Terms(drift, diffusion, None, *about), torch.zeros_like(start), 1.0, y, (), unit).y
+    return Terms(drift, diffusion, None, *about)
+
+
+def _scaled(noise: Noise, sizes: Sequence[Tensor]) -> list[Noise]:
+    """Noise of each step in that time."""
+    units = []
+    for n, h in enumerate(sizes):
+        root = h.sqrt()
+        scales = (root, root, root, h)
+        units.append(Noise.of(None if x is None else x[n] / s for x, s in zip(noise, scales, strict=True)))
+    return units
+
+
+def _drawn(hashes: Hashes, dtype: torch.dtype) -> list[Noise]:
+    """Noise of each step in that time, drawn where it is used."""
+    levels = []
+    for counters, variance in zip(hashes.counters.unbind(0), VARIANCE, strict=False):
+        pairs = [normal_pair(hashes.keys, counter, dtype, variance) for counter in counters.unbind(0)]
+        levels.append([x.view(hashes.shape) for pair in pairs for x in pair])
+    return [Noise(*parts) for parts in zip(*levels, strict=True)]
 
 
 class Choice(NamedTuple):
@@ -149,14 +170,15 @@ def _entry(terms: Terms, method: SDEMethod, t: Tensor, y: Tensor) -> Fused:
         return entries[key]
 
 
-class _Products(TorchDispatchMode):
-    """Count products of matrices."""
+class _Work(TorchDispatchMode):
+    """Count operations, and the products of matrices among them."""
 
-    count = 0
+    products = operations = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Count and call."""
-        self.count += func.overloadpacket.__name__ in PRODUCTS
+        self.operations += 1
+        self.products += func.overloadpacket.__name__ in PRODUCTS
         return func(*args, **(kwargs or {}))
 
 
@@ -165,6 +187,7 @@ def _length(terms: Terms, method: SDEMethod, t: Tensor, y: Tensor) -> int:
     shape = (y.shape[0], *terms.channels)
     W = y.new_zeros(shape)
     area = y.new_zeros(*shape, shape[-1]) if method.about.area and terms.noise == "general" else None
-    with _Products() as products:
+    with _Work() as work:
         method.step(terms, t, 1.0, y, (), Noise(W, W, W, area))
-    return 1 << (max(1, STEPS // max(1, products.count)).bit_length() - 1)
+    most = min(OPERATIONS // max(1, work.operations), STEPS // max(1, 2 * work.products))
+    return 1 << (max(1, most).bit_length() - 1)

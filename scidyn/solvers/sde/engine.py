@@ -61,21 +61,30 @@ def _compiled(
     """Take whole blocks of compiled steps; give where they end, the state there, and those to report."""
     at, stop = span
     kept: dict[int, Tensor] = {}
-    report, stamps, size = plan.report, plan.stamps, fused.steps
-    lengths = torch.tensor(plan.sizes[at:stop], dtype=stamps.dtype, device="cpu").to(stamps.device)
-    while at + size <= stop:
-        offset = at - span[0]
-        noise = plan.source.block(at, at + size)
-        states = fused(terms, stamps[at : at + size], lengths[offset : offset + size], y, noise)
+    report, size = plan.report, fused.steps
+    hashes = getattr(plan.source, "hashes", None)
+    stamps, lengths, more = plan.stamps[at:stop], plan.sizes[at:stop], 0
+    if hashes is not None and not torch.is_grad_enabled():  # fill the last block; its further states are dropped
+        more = -len(lengths) % size
+        stamps = torch.cat([stamps, stamps[-1:].expand(more)])
+    sizes = torch.tensor(lengths + lengths[-1:] * more, dtype=stamps.dtype, device="cpu").to(stamps.device)
+    for start, h in zip(stamps.split(size), sizes.split(size), strict=True):
+        if len(h) < size:
+            break
+        drawn = None if hashes is None else hashes(at, at + size)
+        if drawn is None and at + size > stop:
+            break
+        states = fused(terms, start, h, y, plan.source.block(at, at + size) if drawn is None else drawn)
         if states is None:
             break
-        y = states[-1]
-        for n in range(at + 1, at + size + 1):
+        end = min(at + size, stop)
+        y = states[end - at - 1]
+        for n in range(at + 1, end + 1):
             if n in report:
                 kept[report[n]] = states[n - at - 1]
                 if tick is not None:
                     tick(n / len(plan.sizes))
-        at += size
+        at = end
     return at, y, kept
 
 
