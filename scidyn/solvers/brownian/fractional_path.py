@@ -65,6 +65,7 @@ class FractionalIncrements:
     """
 
     area: str | None = None
+    chunk = CHUNK
 
     def __init__(
         self,

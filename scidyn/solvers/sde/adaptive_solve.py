@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,11 +12,12 @@ from torch import Tensor
 from scidyn._check.values import number
 from scidyn.errors import OptionError
 from scidyn.solvers.brownian import BrownianTree
+from scidyn.solvers.penalties import Regularization
 from scidyn.solvers.sde.adaptive import TreeOnGrid, solve_adaptive
 from scidyn.solvers.sde.gradients import run, run_every
 from scidyn.solvers.sde.outcome import conclude
 from scidyn.solvers.sde.plan import make_plan
-from scidyn.solvers.sde.regularisation import measured
+from scidyn.solvers.sde.regularisation import local_regulariser, measured
 from scidyn.solvers.sde.row_loop import Control, RowResult, begin, march_rows
 from scidyn.solvers.sde.rows import RowSteps, row_plan
 from scidyn.solvers.sde.solution import SDESolution
@@ -33,7 +36,7 @@ def solve_adaptively(
     dt_min: float | None,
     max_steps: int,
     stepping: str,
-    regularize: tuple[str | None, int],
+    penalty: Callable[[Regularization], Tensor] | None,
 ) -> SDESolution:
     """Find the steps without a graph, then take them again with one if a gradient is wanted."""
     span = float(task.times[-1] - task.times[0])
@@ -48,7 +51,7 @@ def solve_adaptively(
     path = make_tree(task, seed, bm, 0.5 * smallest)
     # where a read by the host is dear, one step for all rows is chosen without it
     if stepping == "per_sample" or task.y0.device.type != "cpu":
-        return _by_rows(task, path, bm, tolerance, (h, smallest), max_steps, stepping == "shared", regularize)
+        return _by_rows(task, path, bm, tolerance, (h, smallest), max_steps, stepping == "shared", penalty)
     times = task.times.tolist()
     terms.estimating = True
     with torch.no_grad():
@@ -66,19 +69,21 @@ def solve_adaptively(
         )
     terms.estimating = False
     y, hard = found.y, None
-    kind, number_of_seed = regularize
-    if (task.adjoint is not None or kind is not None) and len(found.grid) > 1:
-        again = task._replace(tick=None)
-        seen = [t for t in times if t <= found.grid[-1]]
-        plan = make_plan(seen, TreeOnGrid(path, found.grid), task.y0)
-        if kind is None:
+    if len(found.grid) < 2:
+        return conclude(task, y, found.grid, found)
+    again = task._replace(tick=None)
+    seen = [t for t in times if t <= found.grid[-1]]
+    plan = make_plan(seen, TreeOnGrid(path, found.grid), task.y0)
+    if task.adjoint is not None or penalty is not None:
+        if penalty is None:
             graph = run(again, plan)
         else:
             graph, every = run_every(again, plan)
-            hard = measured(again, plan, every, kind, number_of_seed, tolerance)
+            hard = measured(again, plan, every, penalty, tolerance)
         rest = graph.new_full((graph.shape[0], len(times) - len(seen), *graph.shape[2:]), torch.nan)
         y = torch.where(torch.isnan(found.y), torch.nan, torch.cat([graph, rest], dim=1))
-    return conclude(task, y, found.grid, found, hard)
+    solution = conclude(task, y, found.grid, found, hard)
+    return replace(solution, _local=local_regulariser(again, plan, tolerance))
 
 
 def _by_rows(
@@ -89,7 +94,7 @@ def _by_rows(
     sizes: tuple[float, float],
     max_steps: int,
     together: bool,
-    regularize: tuple[str | None, int],
+    penalty: Callable[[Regularization], Tensor] | None,
 ) -> SDESolution:
     """Steps that are tensors, one for each row or one for all."""
     stamp = torch.zeros((), dtype=task.y0.real.dtype, device=task.y0.device)
@@ -111,15 +116,17 @@ def _by_rows(
         found = march_rows(terms, steps, path, start, control, max_steps, task.tick)
     terms.estimating = False
     y, hard = found.y, None
-    kind, seed = regularize
-    if (task.adjoint is not None or kind is not None) and len(found.grid.starts):
-        again = task._replace(tick=None, method=steps)
-        plan = row_plan(path, found.grid)
+    stamps = found.grid.stamps(first, len(y))
+    if not len(found.grid.starts):
+        return conclude(task, y, stamps, found)
+    again = task._replace(tick=None, method=steps)
+    plan = row_plan(path, found.grid)
+    if task.adjoint is not None or penalty is not None:
         every = run(again, plan)
-        if kind is not None:
-            hard = measured(again, plan, every, kind, seed, tolerance)
-        y = torch.where(torch.isnan(found.y), torch.nan, _reported(every, found, control, task.times))
-    return conclude(task, y, found.grid.stamps(first, len(y)), found, hard)
+        hard = None if penalty is None else measured(again, plan, every, penalty, tolerance)
+        y = torch.where(torch.isnan(found.y), torch.nan, _reported(every, found, task.times))
+    solution = conclude(task, y, stamps, found, hard)
+    return replace(solution, _local=local_regulariser(again, plan, tolerance))
 
 
 def _control(task: Task, tolerance: tuple[float, float], smallest: float, together: bool) -> Control:
@@ -140,7 +147,7 @@ def _control(task: Task, tolerance: tuple[float, float], smallest: float, togeth
     )
 
 
-def _reported(every: Tensor, found: RowResult, control: Control, times: Tensor) -> Tensor:
+def _reported(every: Tensor, found: RowResult, times: Tensor) -> Tensor:
     """States at the times to report out of those at the ends of all steps (B, N + 1, *state)."""
     ends, starts = found.grid.ends, found.grid.starts
     stamps = torch.where(ends > starts, ends, torch.inf).T.contiguous()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from scidyn.errors import OptionError
 from scidyn.solvers.brownian.fractional import MarkovFBM
+from scidyn.solvers.brownian.fractional_path import FractionalIncrements
 from scidyn.solvers.brownian.noise import Noise
 from scidyn.solvers.sde.methods.stepper import Advance, Carry, SDEMethod
 from scidyn.solvers.sde.terms import Terms
 
-__all__ = ["FractionalSteps", "FractionalTerms"]
+__all__ = ["FractionalSteps", "FractionalTerms", "check_fractional", "driven"]
 
 
 class FractionalTerms(Terms):
@@ -66,3 +69,23 @@ class FractionalSteps:
         W = noise.W[..., 0].contiguous()
         pull = (noise.W[..., 1:] @ terms.weights - terms.weights.sum() * W) / h
         return self.inner.step(terms.pulled(pull), t, h, y, carry, Noise(W, noise.H))
+
+
+def driven(
+    terms: Terms, method: SDEMethod, bm: MarkovFBM | FractionalIncrements, y0: Tensor
+) -> tuple[Terms, SDEMethod]:
+    """Equation and method with fractional noise in the place of Brownian motion."""
+    fractional = FractionalTerms(terms, bm if isinstance(bm, MarkovFBM) else bm.law, y0)
+    return fractional, FractionalSteps(method, y0.detach(), fractional)
+
+
+def check_fractional(prior: Any, adaptive: bool, backend: str, adjoint: str | None) -> None:
+    """Refuse what fractional noise cannot do."""
+    if adaptive:
+        raise OptionError("fractional noise is drawn on a known grid: use fixed steps, dt=, in place of adaptive=True.")
+    if backend == "torchsde" or adjoint == "backsolve":
+        raise OptionError("torchsde knows no fractional noise: use the native backend and adjoint='discrete'.")
+    if prior is not None:
+        raise OptionError(
+            "prior_drift= has no meaning with fractional noise: another drift changes the memory of the noise as well."
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def conclude(
         reached=reached,
     )
     times = task.times.to(task.y0.real.dtype).to(task.y0.device)
-    return SDESolution(times, y, tuple(codes), stats, regularization=hard, grid=stamps)
+    return SDESolution(times, y, tuple(codes), stats, reg=hard, grid=stamps)
 
 
 def _look(task: Task, y: Tensor) -> tuple[Tensor, list[Status], Tensor]:
@@ -58,15 +59,7 @@ def _look(task: Task, y: Tensor) -> tuple[Tensor, list[Status], Tensor]:
 def split_divergence(solution: SDESolution) -> SDESolution:
     """Take the divergence off the state."""
     y = solution.y
-    return SDESolution(
-        solution.t,
-        y[..., :-1],
-        solution.status,
-        solution.stats,
-        regularization=solution.regularization,
-        logqp=y[..., -1].diff(dim=1),
-        grid=solution.grid,
-    )
+    return replace(solution, y=y[..., :-1], logqp=y[..., -1].diff(dim=1))
 
 
 def last_size(solution: SDESolution) -> float:

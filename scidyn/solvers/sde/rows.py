@@ -98,4 +98,4 @@ def row_plan(tree: Any, grid: RowGrid) -> Plan:
     """Steps of :class:`RowSteps`, all of whose ends are reported."""
     count = len(grid.starts)
     sizes: list[Any] = list((grid.ends - grid.starts).unbind(0))
-    return Plan(grid.starts.unbind(0), sizes, RowNoise(tree, grid), {n: n for n in range(count + 1)})
+    return Plan(grid.starts.unbind(0), sizes, RowNoise(tree, grid), {n: n for n in range(count + 1)}, grid.starts)

@@ -12,6 +12,7 @@ from scidyn._check.values import choice, integer, number
 from scidyn.errors import OptionError
 from scidyn.solvers.brownian import FractionalIncrements, MarkovFBM
 from scidyn.solvers.failure import report
+from scidyn.solvers.penalties import Regularization
 from scidyn.solvers.sde.adaptive_solve import solve_adaptively
 from scidyn.solvers.sde.arguments import (
     check_dependence,
@@ -23,15 +24,14 @@ from scidyn.solvers.sde.arguments import (
 )
 from scidyn.solvers.sde.capture import needed
 from scidyn.solvers.sde.engine import Tick
-from scidyn.solvers.sde.fractional import FractionalSteps, FractionalTerms
-from scidyn.solvers.sde.gradients import run, run_every
+from scidyn.solvers.sde.fractional import check_fractional, driven
+from scidyn.solvers.sde.grid_solve import solve_on_grid
 from scidyn.solvers.sde.logqp import with_divergence
 from scidyn.solvers.sde.methods.reversible_heun import ReversibleHeun
 from scidyn.solvers.sde.outcome import conclude, last_size, split_divergence
-from scidyn.solvers.sde.plan import make_grid, make_plan
-from scidyn.solvers.sde.regularisation import check_regularize, measured
+from scidyn.solvers.sde.plan import make_grid
+from scidyn.solvers.sde.regularisation import check_regularize
 from scidyn.solvers.sde.solution import SDESolution
-from scidyn.solvers.sde.source import make_source
 from scidyn.solvers.sde.task import Task, check_seed, check_tolerance
 from scidyn.solvers.sde.terms import Terms
 from scidyn.solvers.sde.torchsde_backend import solve_with_torchsde
@@ -64,11 +64,11 @@ def solve_sde(
     jump_times: Sequence[float] = (),
     prior_drift: Any = None,
     adjoint: str | None = "discrete",
-    regularize: str | None = None,
-    regularize_seed: int = 0,
+    regularize: Callable[[Regularization], Tensor] | None = None,
     backend: str = "native",
     params: Sequence[Tensor] | None = None,
     check: bool = True,
+    compile: bool | str = False,
     on_failure: str = "raise",
     progress: Callable[[float], None] | None = None,
 ) -> SDESolution:
@@ -123,18 +123,20 @@ def solve_sde(
         "discrete": exact gradient of the steps taken, a few steps rerun at a time. "direct": autograd through all
         steps. "reversible": memory of one step, for "reversible_heun". "backsolve": the continuous adjoint of
         torchsde. None: no gradient. The first three can be differentiated again, at the memory of all steps.
-    regularize : str, optional
-        Measure how hard the steps were, as ``Solution.regularization`` with a differentiable ``value``: "error"
-        (sum of scaled error times h; "sra1", "shark", "spark", "sriw1") or "stiffness" of the drift over all steps,
-        "local_error" or "local_stiffness" of one random step.
-    regularize_seed : int
-        Seed of the random step.
+    regularize : LocalError, Stiffness, a sum of them, or callable, optional
+        Measure how hard the steps were: ``Solution.reg`` holds error estimates ("sra1", "shark", "spark", "sriw1")
+        and stiffness of the drift at every step, and their differentiable ``value`` to add to a loss.
     backend : str
         "native" or "torchsde".
     params : sequence of Tensor, optional
         Tensors that need gradients; found by themselves if not given.
     check : bool
         Look whether the diffusion depends on the state as declared (two or three evaluations).
+    compile : bool or str
+        True compiles the noise and a few steps of a known grid with :func:`torch.compile`: several times faster for
+        cheap equations, after a first call of some ten seconds. ``"auto"`` compiles once plain steps of this kind
+        have taken as long as compiling would; results change by rounding. A carry between steps
+        ("reversible_heun") and adaptive steps stay plain. If compiling fails there is a warning and the solve goes on.
     on_failure : str
         "raise", "warn" or "return" if a row becomes infinite; such rows are NaN from there on.
     progress : callable, optional
@@ -177,6 +179,7 @@ def solve_sde(
     choice("backend", backend, ("native", "torchsde"))
     choice("on_failure", on_failure, ("raise", "warn", "return"))
     choice("stepping", stepping, ("shared", "per_sample"))
+    choice("compile", compile, (True, False, "auto"))
     equation = make_terms(drift, diffusion, args, noise, calculus, prior_drift)
     check_start(y0)
     times = check_times(t)
@@ -198,9 +201,8 @@ def solve_sde(
     check_regularize(regularize, stepper, adjoint, backend)
     start, padded = y0, False
     if isinstance(bm, MarkovFBM | FractionalIncrements):
-        _check_fractional(equation.prior, adaptive, backend, adjoint)
-        terms = FractionalTerms(terms, bm if isinstance(bm, MarkovFBM) else bm.law, y0)
-        stepper = FractionalSteps(stepper, y0.detach(), terms)
+        check_fractional(equation.prior, adaptive, backend, adjoint)
+        terms, stepper = driven(terms, stepper, bm, y0)
     elif equation.prior is not None:
         terms, padded = with_divergence(terms, equation.prior, y0), not terms.matrix
         start = torch.cat([y0, y0.new_zeros(y0.shape[0], 1)], dim=-1)
@@ -209,48 +211,21 @@ def solve_sde(
     tensors = _parameters(terms, equation.owners, params, first, start) if gradient else []
     gradient = gradient and (y0.requires_grad or bool(tensors))
     task = Task(terms, stepper, start, times, nodes, tensors, adjoint if gradient else None, padded, _tick(progress))
-    hard = regularize, integer("regularize_seed", regularize_seed, at_least=0)
     if backend == "torchsde" or task.adjoint == "backsolve":
         solution = conclude(task, _by_torchsde(task, dt, seed, bm), nodes, None)
     elif adaptive:
         limit = integer("max_steps", max_steps, at_least=1)
         tolerance = check_tolerance(rtol, atol, y0)
-        solution = solve_adaptively(task, dt, seed, bm, tolerance, dt_min, limit, stepping, hard)
+        solution = solve_adaptively(task, dt, seed, bm, tolerance, dt_min, limit, stepping, regularize)
     else:
-        source = make_source(task, dt, seed, bm, jump_times)
-        solution = _on_grid(task, source, hard, check_tolerance(rtol, atol, y0))
+        tolerance = check_tolerance(rtol, atol, y0)
+        solution = solve_on_grid(task, dt, seed, bm, jump_times, compile, regularize, tolerance)
     if equation.prior is not None:
         solution = split_divergence(solution)
     if solution.status.count(Status.SUCCESS) < len(solution.status):
         size = torch.tensor([last_size(solution)], dtype=torch.float64, device="cpu")
         report(solution, size, on_failure)
     return solution
-
-
-def _on_grid(
-    task: Task, source: Any, regularize: tuple[str | None, int], tolerance: tuple[float, float]
-) -> SDESolution:
-    """Take steps known beforehand."""
-    plan = make_plan(task.times.tolist(), source, task.y0)
-    kind, seed = regularize
-    if kind is None:
-        return conclude(task, run(task, plan), source.grid, None)
-    with torch.set_grad_enabled(task.adjoint is not None and torch.is_grad_enabled()):
-        y, every = run_every(task, plan)
-        hard = measured(task, plan, every, kind, seed, tolerance)
-    return conclude(task, y, source.grid, None, hard)
-
-
-def _check_fractional(prior: Any, adaptive: bool, backend: str, adjoint: str | None) -> None:
-    """Refuse what fractional noise cannot do."""
-    if adaptive:
-        raise OptionError("fractional noise is drawn on a known grid: use fixed steps, dt=, in place of adaptive=True.")
-    if backend == "torchsde" or adjoint == "backsolve":
-        raise OptionError("torchsde knows no fractional noise: use the native backend and adjoint='discrete'.")
-    if prior is not None:
-        raise OptionError(
-            "prior_drift= has no meaning with fractional noise: another drift changes the memory of the noise as well."
-        )
 
 
 def _tick(progress: Callable[[float], None] | None) -> Tick:
