@@ -26,6 +26,9 @@ from scidyn.solvers.sde.task import Task
 
 __all__ = ["solve_adaptively"]
 
+# where a read by the host costs little: elsewhere steps for all rows are chosen on the device as well
+HOST = ("cpu",)
+
 
 def solve_adaptively(
     task: Task,
@@ -49,8 +52,7 @@ def solve_adaptively(
             "use method='milstein' or 'sriw1' with adaptive=True."
         )
     path = make_tree(task, seed, bm, 0.5 * smallest)
-    # where a read by the host is dear, one step for all rows is chosen without it
-    if stepping == "per_sample" or task.y0.device.type != "cpu":
+    if stepping == "per_sample" or task.y0.device.type not in HOST:
         return _by_rows(task, path, bm, tolerance, (h, smallest), max_steps, stepping == "shared", penalty)
     times = task.times.tolist()
     terms.estimating = True
