@@ -35,7 +35,8 @@ def solve_cde(
 
     Two routes: ``"ode"`` hands ``dz/dt = f(t, z) dX/dt`` to :func:`solve_ode`; ``"increments"`` takes
     fixed steps from knot to knot, ``dz/dθ = f(t, z) (X(t_{k+1}) - X(t_k))``, which is exact in the
-    path if it is piecewise linear and handles rows with times of their own.
+    path if it is piecewise linear and handles rows with times of their own. On the ODE route steps end at the
+    knots of a path with kinks, if all rows share them and the options allow it (``jump_times`` of :func:`solve_ode`).
 
     Parameters
     ----------
@@ -139,4 +140,20 @@ def _by_ode(
         return apply_field(f(time, z), X.derivative(time).to(z.dtype))
 
     chosen: dict[str, Any] = {} if method is None else {"method": method}
+    if adjoint in ("discrete", "direct", None) and on_failure == "raise":
+        chosen |= _kinks(X, t, options)
     return solve_ode(rate, z0, t, adjoint=adjoint, on_failure=on_failure, **chosen, **options)
+
+
+def _kinks(X: Any, t: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Knots at which the derivative jumps, for steps to end at, unless another option of the solver forbids it."""
+    alone = {"jump_times", "jump", "events", "dense", "regularize", "checkpoints", "backend"}
+    knots = getattr(X, "knots", None)
+    if not getattr(X, "kinked", False) or alone & options.keys() or not isinstance(knots, Tensor) or knots.ndim != 1:
+        return {}
+    times = torch.as_tensor(t, dtype=torch.float64, device="cpu")
+    if times.ndim != 1 or len(times) < 2:
+        return {}
+    low, high = sorted((float(times[0]), float(times[-1])))
+    inside = [k for k in knots.detach().to("cpu", torch.float64).tolist() if low < k < high]
+    return {"jump_times": inside} if inside else {}
