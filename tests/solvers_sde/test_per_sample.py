@@ -32,7 +32,7 @@ def growth(y0, method, path, tol=1e-3, **options):
     )
 
 
-@pytest.mark.parametrize("method", ["milstein", "sriw1", "spark", "heun"])
+@pytest.mark.parametrize("method", ["sriw1", "heun"])
 def test_a_row_has_the_same_bits_in_any_batch(method):
     y0 = torch.linspace(0.5, 5.0, 22, dtype=F64).view(11, 2)
     options = {"tol": 1e-2, "dt": 0.2, "dt_min": 2e-3}
