@@ -215,8 +215,6 @@ def solve_sde(
     else:
         source = _source(task, dt, seed, bm, jump_times)
         steps = fused_steps(terms, stepper, first, start.detach(), compile)
-        if steps is not None and bm is None:
-            source.compile = not steps.wait
         plan = make_plan(times.tolist(), source, y0)._replace(compiled=steps)
         solution = _finish(task, _run(task, plan), plan.source.grid, None)
     if equation.prior is not None:
