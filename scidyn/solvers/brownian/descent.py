@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scidyn.solvers.brownian.bridge import left_part, remainder, split_coefficients
-from scidyn.solvers.brownian.hashing import compiled, normal_pair
+from scidyn.solvers.brownian.hashing import normal_pair
 from scidyn.solvers.brownian.noise import Noise, join
 
 __all__ = ["SECOND_DRAW", "SNAP", "Layout", "node_normals", "root_of", "row_increments"]
@@ -59,19 +59,11 @@ def root_of(layout: Layout, keys: Tensor) -> Noise:
     return Noise(*(n * d for n, d in zip(node_normals(layout, keys, 0), deviations, strict=False)))
 
 
-def row_increments(layout: Layout, keys: Tensor, early: Tensor, late: Tensor, fuse: bool) -> Noise:
+def row_increments(layout: Layout, keys: Tensor, early: Tensor, late: Tensor) -> Noise:
     """Noise between two times after the start for each row, of shape (B, channels).
 
     ``early`` and ``late`` have shape (B, 1); their dtype is that of the sums.
     """
-    if fuse:
-        result: Noise = compiled(_difference, layout, keys.shape, early.dtype, keys.device)(layout, keys, early, late)
-        return result
-    return _difference(layout, keys, early, late)
-
-
-def _difference(layout: Layout, keys: Tensor, early: Tensor, late: Tensor) -> Noise:
-    """Paths up to both ends, and what lies between."""
     both = _from_start(layout, keys, torch.stack([early, late]))
     before, until = both.each(lambda x: x[0]), both.each(lambda x: x[1])
     # nothing lies before a step that starts at the beginning, and an empty step is zero
@@ -114,13 +106,8 @@ def _along(layout: Layout, keys: Tensor, index: Tensor) -> list[list[Tensor]]:
 
     Which nodes are met is known from the cell's number, so all levels are hashed at once.
     """
-    depth = layout.depth
-    if torch.compiler.is_compiling():  # one kernel then takes the levels in turn
-        codes = [(index >> (depth - level)) + (1 << level) for level in range(depth + 1)]
-        levels = [node_normals(layout, keys, code) for code in codes]
-        return [list(quantity) for quantity in zip(*levels, strict=True)]
-    steps = torch.arange(depth + 1, device=index.device).view(-1, *([1] * index.ndim))
-    stacked = node_normals(layout, keys, (index >> (depth - steps)) + (1 << steps))
+    level = torch.arange(layout.depth + 1, device=index.device).view(-1, *([1] * index.ndim))
+    stacked = node_normals(layout, keys, (index >> (layout.depth - level)) + (1 << level))
     return [list(x.unbind(0)) for x in stacked]
 
 

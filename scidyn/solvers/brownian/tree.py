@@ -14,6 +14,7 @@ from scidyn.errors import OptionError, ShapeError, TimeGridError
 from scidyn.solvers.brownian.bridge import left_part, remainder, split_coefficients
 from scidyn.solvers.brownian.descent import SNAP, Layout, node_normals, root_of, row_increments
 from scidyn.solvers.brownian.hashing import lane_keys
+from scidyn.solvers.brownian.hats import Hats, row_hats
 from scidyn.solvers.brownian.increments import correlation_factor
 from scidyn.solvers.brownian.noise import LEVELS, Noise, join
 
@@ -54,7 +55,8 @@ class BrownianTree:
     correlation : array_like, shape (m, m), optional
         Correlation of the channels.
     compile : bool
-        Compile queries at a time for each row with ``torch.compile``: some ten seconds once, then several times faster.
+        Compile queries at a time for each row, if ``levels="W"``, with ``torch.compile``: some ten seconds once,
+        then several times faster.
 
     Raises
     ------
@@ -121,6 +123,7 @@ class BrownianTree:
         self._keys = lane_keys(self.seed, ids, lanes)
         self._layout = Layout(span, self.depth, len(self.levels), self.channels, dtype)
         self._fuse = compile
+        self._hats = Hats(self._layout, self._keys) if levels == "W" else None
         self._half = split_coefficients(0.5, len(self.levels))
         self._nodes: dict[int, Noise] = {}
         self._starts: dict[tuple[int, float], Noise] = {}
@@ -171,6 +174,8 @@ class BrownianTree:
         cells = 1 << self.depth
         first, from_ = self._locate(s, cells)
         last, to = self._locate(t, cells)
+        if self._hats is not None:
+            return Noise(self._hats.increment((first, from_), (last, to)))
         if (first, from_) == (last, to):
             return self._node(1).each(torch.zeros_like)
         if first == last or (first + 1 == last and to == 0.0 and from_ > 0.0):
@@ -267,4 +272,6 @@ class BrownianTree:
             times = torch.as_tensor(x, dtype=wide, device=self.device) - self.t0
             return times.expand(self.shape[0])[:rows].unsqueeze(-1)
 
-        return row_increments(self._layout, self._keys, column(s), column(t), self._fuse)
+        if self._hats is not None:
+            return Noise(row_hats(self._layout, self._keys, column(s), column(t), self._fuse))
+        return row_increments(self._layout, self._keys, column(s), column(t))
