@@ -71,26 +71,15 @@ class Hats:
 
 
 def row_hats(layout: Layout, keys: Tensor, early: Tensor, late: Tensor, fuse: bool) -> Tensor:
-    """Increments between two times after the start for each row, of shape (B, channels).
-
-    ``early`` and ``late`` have shape (B, 1).
-    """
-    if fuse:
-        function = compiled(_row_hats, layout, keys.shape, early.dtype, keys.device)
-        result: Tensor = function(layout, keys, early, late)
-        return result
-    return _row_hats(layout, keys, early, late)
-
-
-def _row_hats(layout: Layout, keys: Tensor, early: Tensor, late: Tensor) -> Tensor:
-    """All nodes on the way to both ends together: their codes follow from the number of the cell."""
+    """Increments between two times after the start, each of shape (B,), for each row; shape (B, channels)."""
+    # all nodes on the way to both ends together: their codes follow from the number of the cell
     depth, span, cells = layout.depth, layout.span, float(1 << layout.depth)
     x = (torch.stack([early, late]) / span * cells).clamp(0.0, cells)
     near = torch.round(x)
     x = torch.where((x - near).abs() < SNAP * x.abs().clamp_min(1.0), near, x)
     cell = torch.floor(x).clamp_max(cells - 1.0)
     p, index = x - cell, cell.to(torch.int64)
-    level = torch.arange(depth, device=keys.device).view(-1, 1, 1, 1)
+    level = torch.arange(depth, device=keys.device).view(-1, 1, 1)
     node = index >> (depth - level)
     below = torch.exp2((depth - level).to(x.dtype))
     place = (x - node * below) / below
@@ -104,5 +93,8 @@ def _row_hats(layout: Layout, keys: Tensor, early: Tensor, late: Tensor) -> Tens
     gain = torch.where(same, weights[:, 1] - weights[:, 0], weights[:, 1])
     loss = torch.where(same, 0.0, -weights[:, 0])
     factors = torch.stack([loss, gain], dim=1).to(layout.dtype)
-    parts = [(z * factors).sum((0, 1)) for z in normal_pair(keys, codes, layout.dtype)]
-    return torch.cat(parts, dim=-1)[..., : layout.channels]
+    # rows last: they are what a core takes many of at a time
+    draw = compiled(normal_pair, layout.dtype, keys.shape, depth, keys.device) if fuse else normal_pair
+    pair = draw(keys.T.contiguous(), codes.unsqueeze(-2), layout.dtype)
+    parts = [(z * factors.unsqueeze(-2)).sum((0, 1)) for z in pair]
+    return torch.cat(parts)[: layout.channels].T

@@ -270,8 +270,8 @@ class BrownianTree:
 
         def column(x: float | Tensor) -> Tensor:
             times = torch.as_tensor(x, dtype=wide, device=self.device) - self.t0
-            return times.expand(self.shape[0])[:rows].unsqueeze(-1)
+            return times.expand(self.shape[0])[:rows]
 
         if self._hats is not None:
             return Noise(row_hats(self._layout, self._keys, column(s), column(t), self._fuse))
-        return row_increments(self._layout, self._keys, column(s), column(t))
+        return row_increments(self._layout, self._keys, column(s).unsqueeze(-1), column(t).unsqueeze(-1))
