@@ -94,7 +94,9 @@ def _from_start(layout: Layout, keys: Tensor, length: Tensor) -> Noise:
         total = _pick(go, join(total, left, done, width), total)
         done = torch.where(go, done + width, done)
         node = _pick(go, right, left)
-    split = _columns(inside) if layout.levels == 3 else split_coefficients(inside.clamp(1e-12, 1.0 - 1e-12), layout.levels)
+    split = (
+        _columns(inside) if layout.levels == 3 else split_coefficients(inside.clamp(1e-12, 1.0 - 1e-12), layout.levels)
+    )
     part = left_part(node, split, math.sqrt(width), [n[depth] for n in normals])
     part = _pick(inside >= 1.0 - 1e-12, node, part)
     piece = (inside * width).clamp_min(1e-300)

@@ -91,9 +91,7 @@ def normal_steps(keys: Tensor, counters: Tensor, dtype: torch.dtype, variance: f
 
 def _on_host(keys: Tensor) -> bool:
     """Whether NumPy can read the keys: its logarithms and cosines are two to three times faster."""
-    return (
-        keys.device.type == "cpu" and type(keys) is Tensor and LITTLE and not torch.compiler.is_compiling()
-    )
+    return keys.device.type == "cpu" and type(keys) is Tensor and LITTLE and not torch.compiler.is_compiling()
 
 
 def _host_normals(keys: Any, counter: Any, dtype: torch.dtype, variance: float, axis: int = 0) -> Any:

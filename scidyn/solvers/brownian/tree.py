@@ -21,7 +21,6 @@ from scidyn.solvers.brownian.noise import LEVELS, Noise, join
 __all__ = ["BrownianTree"]
 
 
-
 class BrownianTree:
     """A Brownian motion on ``[t0, t1]`` that holds no state beyond its seed.
 

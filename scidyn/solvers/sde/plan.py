@@ -18,7 +18,6 @@ from scidyn.solvers.sde.compiling import Choice
 __all__ = ["Plan", "Source", "make_grid", "make_plan"]
 
 
-
 BLOCK = 16  # steps drawn at once by a source that names no number
 
 
