@@ -211,8 +211,7 @@ def _forward(kind: str, model: Any, steps: int, ts: Tensor, y0: Tensor, rounds: 
         return f"mean {y.mean():.4f} deviation {y.std(0).mean():.4f}"
 
     notes = {"": "strong error" if kind == "GBM" else "at t = 1"}
-    grid = [i / steps for i in range(steps + 1)]
-    path = BrownianIncrements(grid, y0.shape, seed=0).path()[-1]
+    path = BrownianIncrements(ours("euler", False).grid, y0.shape, seed=0).path()[-1]
     for name in ("euler", "sriw1"):
         notes[f"scidyn {name}"] = note(ours(name, False).y[:, -1], path)
         notes[f"scidyn {name}, compiled"] = note(ours(name, True).y[:, -1], path)

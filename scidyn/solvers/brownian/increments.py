@@ -200,7 +200,7 @@ class BrownianIncrements:
     def _draw(self, c: int, level: int) -> Tensor:
         """Increments (level 0) or integrals of chunk ``c``, scaled to their variances."""
         sizes = self.sizes[c * self.chunk : (c + 1) * self.chunk]
-        z = self._normals(self._keys, c, level, VARIANCE[level] * sizes[0] if self.uniform else 1.0)
+        z = self._normals(self._keys, c, level, VARIANCE[level] * self.sizes[0] if self.uniform else 1.0)
         if not self.uniform:
             h = torch.tensor(sizes, dtype=torch.float64, device="cpu").mul_(VARIANCE[level]).sqrt_()
             z *= h.to(device=self.device, dtype=self.dtype).view(-1, 1, 1)
