@@ -11,8 +11,8 @@ F64 = torch.float64
 MU, SIGMA = 1.0, 0.6
 
 
-def tree(rows, ids=None, seed=2, size=1, **options):
-    return BrownianTree(0.0, 1.0, (rows, size), seed=seed, tol=1e-4, dtype=F64, samples=ids, **options)
+def tree(rows, ids=None, seed=2, size=1, levels="WH", **options):
+    return BrownianTree(0.0, 1.0, (rows, size), seed=seed, tol=1e-4, levels=levels, dtype=F64, samples=ids, **options)
 
 
 def growth(y0, method, path, tol=1e-3, **options):
@@ -36,12 +36,13 @@ def growth(y0, method, path, tol=1e-3, **options):
 def test_a_row_has_the_same_bits_in_any_batch(method):
     y0 = torch.linspace(0.5, 5.0, 22, dtype=F64).view(11, 2)
     options = {"tol": 1e-2, "dt": 0.2, "dt_min": 2e-3}
-    together = growth(y0, method, tree(11, size=2), **options)
+    together = growth(y0, method, tree(11, size=2, levels=SDE_METHODS[method].about.levels), **options)
     counts = together.stats.n_accepted
     assert len(set(counts.tolist())) > 2  # rows do take steps of their own
     for ids in ([3], [10, 0], [7, 3, 1, 9, 2]):
         rows = torch.tensor(ids)
-        alone = growth(y0[rows], method, tree(len(ids), rows, size=2), **options)
+        path = tree(len(ids), rows, size=2, levels=SDE_METHODS[method].about.levels)
+        alone = growth(y0[rows], method, path, **options)
         assert torch.equal(alone.y, together.y[rows])
         assert torch.equal(alone.stats.n_accepted, counts[rows])
         assert torch.equal(alone.stats.n_rejected, together.stats.n_rejected[rows])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import threading
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ GOLDEN = 0x9E3779B97F4A7C15
 FIRST, SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 WORD = (1 << 64) - 1
 LITTLE = sys.byteorder == "little"
-LARGEST_SCRATCH = 1 << 16
+LARGEST_SCRATCH, LARGEST_CACHE = 1 << 17, 64
 
 
 def _signed(x: int) -> int:
@@ -137,11 +138,16 @@ def _scratch(shape: tuple[int, ...], real: Any) -> list[Any]:
     return [w.view(kind)[:size].reshape(shape) for w, kind in zip(_local.words, kinds, strict=True)]
 
 
-_compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
+_compiled: dict[Any, Callable[..., Any]] = {}
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as one kernel, compiled at its first use and shared by all paths."""
-    if function not in _compiled:
-        _compiled[function] = torch.compile(function, fullgraph=True, dynamic=False)
-    return _compiled[function]
+def compiled(function: Callable[..., Any], *kind: Any) -> Callable[..., Any]:
+    """The function as one kernel for arguments of one kind, compiled at its first use and shared."""
+    if (function, kind) not in _compiled:
+        if len(_compiled) >= LARGEST_CACHE:
+            _compiled.clear()
+        # the compiler counts variants per code object: every kind gets its own
+        code = function.__code__.replace(co_name=f"{function.__name__}_{len(_compiled)}")
+        own = types.FunctionType(code, function.__globals__, code.co_name, function.__defaults__)
+        _compiled[function, kind] = torch.compile(own, fullgraph=True, dynamic=False)
+    return _compiled[function, kind]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scidyn._check.values import choice, integer
 from scidyn.errors import OptionError, ShapeError, TimeGridError
-from scidyn.solvers.brownian.hashing import compiled, lane_keys, mix64, normal_steps
+from scidyn.solvers.brownian.hashing import lane_keys, mix64, normal_steps
 from scidyn.solvers.brownian.levy import KINDS, areas_from_normals
 from scidyn.solvers.brownian.noise import LEVELS, Noise, join
 
@@ -92,8 +92,6 @@ class BrownianIncrements:
         round logarithms and cosines differently); costs a transfer per chunk.
     samples : Tensor of int, shape (B,), optional
         Identity of each row; default ``0 … B - 1``. A row's path depends on its identity alone.
-    compile : bool
-        Draw with one kernel made by ``torch.compile``: some seconds once, then about three times faster.
 
     Raises
     ------
@@ -127,7 +125,6 @@ class BrownianIncrements:
         correlation: Any = None,
         same_on_every_device: bool = False,
         samples: Tensor | None = None,
-        compile: bool = False,
     ) -> None:
         nodes = grid.tolist() if isinstance(grid, Tensor) else [float(t) for t in grid]
         sizes = [b - a for a, b in itertools.pairwise(nodes)]
@@ -151,7 +148,6 @@ class BrownianIncrements:
             raise ShapeError(f"samples must have shape ({rows},); got {tuple(ids.shape)}.")
         self._ids = ids
         self._keys = lane_keys(mix64(self.seed ^ STREAM), ids, math.prod(self.shape[1:]))
-        self.compile = compile
         pairs = min(PAIRS, max(1, LANES // max(1, self._keys.numel())))
         self.chunk = 2 << (pairs.bit_length() - 1)
         self.area: str | None = None
@@ -204,7 +200,7 @@ class BrownianIncrements:
     def _draw(self, c: int, level: int) -> Tensor:
         """Increments (level 0) or integrals of chunk ``c``, scaled to their variances."""
         sizes = self.sizes[c * self.chunk : (c + 1) * self.chunk]
-        z = self._normals(self._keys, c, level, VARIANCE[level] * sizes[0] if self.uniform else 1.0)
+        z = self._normals(self._keys, c, level, VARIANCE[level] * self.sizes[0] if self.uniform else 1.0)
         if not self.uniform:
             h = torch.tensor(sizes, dtype=torch.float64, device="cpu").mul_(VARIANCE[level]).sqrt_()
             z *= h.to(device=self.device, dtype=self.dtype).view(-1, 1, 1)
@@ -216,15 +212,11 @@ class BrownianIncrements:
     def _normals(self, keys: Tensor, c: int, level: int, variance: float) -> Tensor:
         """Normals of chunk ``c``, shape (steps, rows, lanes)."""
         count = min(self.chunk, len(self) - c * self.chunk)
-        pairs = self.chunk // 2 if self.compile else (count + 1) // 2  # one shape to compile
+        pairs = (count + 1) // 2
         first = c * (self.chunk // 2) + (level << LEVEL_BITS)
         counters = torch.arange(first, first + pairs, device=self._source)
         dtype = torch.float64 if self.dtype is torch.float64 else torch.float32
-        if self.compile:
-            scale = torch.full((), variance, dtype=dtype, device=self._source)
-            z = compiled(normal_steps)(keys, counters, dtype, scale)
-        else:
-            z = normal_steps(keys, counters, dtype, variance)
+        z = normal_steps(keys, counters, dtype, variance)
         return z[:count].to(device=self.device, dtype=self.dtype, non_blocking=True)
 
     def hashes(self, start: int, stop: int) -> Hashes | None:

@@ -39,8 +39,6 @@ def solve_on_grid(
     if not isinstance(task.method, FractionalSteps):
         y = task.y0.detach()
         steps = fused_steps(task.terms, task.method, plan.starts[0], y, compile)
-        if steps is not None and bm is None:
-            source.compile = not steps.wait
         plan = plan._replace(compiled=steps)
     hard = None
     if penalty is None:

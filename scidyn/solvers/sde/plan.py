@@ -17,7 +17,7 @@ from scidyn.solvers.sde.compiling import Choice
 
 __all__ = ["Plan", "Source", "make_grid", "make_plan"]
 
-
+SLACK = 1e-5  # times given in single precision must not cost one more step
 BLOCK = 16  # steps drawn at once by a source that names no number
 
 
@@ -39,7 +39,7 @@ def make_grid(times: Sequence[float], dt: float | None, jumps: Sequence[float]) 
     step = number("dt", dt, above=0.0)
     grid = [first]
     for a, b in itertools.pairwise(nodes):
-        n = max(1, math.ceil((b - a) / step - 1e-9))
+        n = max(1, math.ceil((b - a) / step * (1.0 - SLACK)))
         grid.extend(a + (b - a) * i / n for i in range(1, n))
         grid.append(b)
     return grid
