@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scidyn.errors import OptionError
+from scidyn.errors import OptionError, ShapeError
 from scidyn.solvers import BrownianTree, Status, solve_sde
 from scidyn.solvers.sde.methods import SDE_METHODS
 
@@ -165,3 +165,19 @@ def test_what_own_steps_cannot_do_is_refused(options, words):
         del given["seed"]
     with pytest.raises(OptionError, match=words):
         solve_sde(lambda t, y: -y, lambda t, y: 0.1 * y, torch.ones(2, 1, dtype=F64), [0.0, 1.0], **given)
+
+
+@pytest.mark.parametrize(
+    ("drift", "kind", "words"),
+    [
+        (lambda t, y: -y * t, OptionError, "whose rows depend"),  # two rows of two components: t meets the wrong axis
+        (lambda t, y: -y + y.mean(0), OptionError, "whose rows depend"),
+        (lambda t, y: torch.cat([y, t], dim=1), ShapeError, "one time for each row"),
+    ],
+)
+def test_rows_that_are_not_on_their_own_are_refused(drift, kind, words):
+    y0 = torch.tensor([[1.0, 2.0], [-0.5, 0.3]], dtype=F64)
+    options = {"method": "sriw1", "adaptive": True, "stepping": "per_sample", "seed": 0}
+    with pytest.raises(kind, match=words) as caught:
+        solve_sde(drift, lambda t, y: 0.1 * y, y0, [0.0, 1.0], **options)
+    assert "\n" not in str(caught.value)

@@ -17,6 +17,7 @@ __all__ = [
     "Equation",
     "check_dependence",
     "check_method",
+    "check_rows",
     "check_start",
     "check_terms",
     "check_times",
@@ -139,6 +140,28 @@ def check_dependence(terms: Terms, method: SDEMethod, t: Tensor, y: Tensor) -> N
             raise OptionError(
                 f"method {method.about.name!r} needs each component of a diagonal diffusion to depend on its own "
                 f"component of the state alone, and here one depends on another: use {SIMPLE[terms.calculus]}."
+            )
+
+
+def check_rows(terms: Terms, t: Tensor, y: Tensor) -> None:
+    """Move every second row in time and state, and see that the drift and diffusion of the others stay."""
+    odd = torch.arange(len(y), device=y.device) % 2 == 1
+    times = torch.where(odd, t + 1e-2, t)
+    mask = odd.view(-1, *([1] * (y.ndim - 1)))
+    moved = torch.where(mask, y + 1e-2 * (1.0 + y.abs()), y)
+    for name, function in (("drift", terms.f), ("diffusion", terms.g)):
+        try:
+            here, there = function(t, y), function(times, moved)
+        except RuntimeError as problem:
+            raise ShapeError(
+                f"stepping='per_sample' calls {name} with one time for each row, t of shape ({len(y)},), which it does "
+                f"not take ({str(problem).splitlines()[0]}): write t.reshape(-1, 1) where t meets the state."
+            ) from None
+        gap = (here - there).abs().flatten(1).amax(1)
+        if bool((~odd & (gap > 1e-5 * (1e-12 + here.abs().amax()))).any()):
+            raise OptionError(
+                f"stepping='per_sample' needs a {name} whose rows depend on their own times and states alone, and here "
+                "one depends on another: write t.reshape(-1, 1) where t meets the state, or use stepping='shared'."
             )
 
 

@@ -17,6 +17,7 @@ from scidyn.solvers.sde.adaptive_solve import solve_adaptively
 from scidyn.solvers.sde.arguments import (
     check_dependence,
     check_method,
+    check_rows,
     check_start,
     check_terms,
     check_times,
@@ -189,6 +190,8 @@ def solve_sde(
             raise OptionError("stepping='per_sample' is for adaptive=True: fixed steps are the same for all rows.")
         first = first.expand(y0.shape[0])
     with torch.no_grad():
+        if stepping == "per_sample" and check:
+            check_rows(equation.terms, first, y0.detach())
         terms = check_terms(equation.terms, first, y0.detach())
     stepper = check_method(method, terms)
     if check:
