@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from scidyn.solvers.brownian import BrownianIncrements, BrownianTree, MarkovFBM, Noise, join, levy_area
+from scidyn.solvers.brownian import (
+    BrownianIncrements,
+    BrownianTree,
+    FractionalIncrements,
+    MarkovFBM,
+    Noise,
+    join,
+    levy_area,
+)
 from scidyn.solvers.cde import (
     ControlPath,
     HermiteCubicPath,
@@ -29,6 +37,7 @@ from scidyn.solvers.ctmc import (
 )
 from scidyn.solvers.events import Event, EventRecord
 from scidyn.solvers.ode import solve_ode
+from scidyn.solvers.penalties import LocalError, Regularization, Stiffness
 from scidyn.solvers.phi import phi_functions
 from scidyn.solvers.sde import LangevinSolution, SDESolution, solve_langevin, solve_sde
 from scidyn.solvers.sensitivity import solve_sensitivities
@@ -44,17 +53,20 @@ __all__ = [
     "Controller",
     "Event",
     "EventRecord",
+    "FractionalIncrements",
     "HermiteCubicPath",
     "JumpSolution",
     "JumpStatus",
     "LangevinSolution",
     "LinearPath",
+    "LocalError",
     "MarkovFBM",
     "NaturalCubicPath",
     "Noise",
     "RateMatrix",
     "ReactionNetwork",
     "RectilinearPath",
+    "Regularization",
     "SDESolution",
     "SemilinearField",
     "SeparableField",
@@ -63,6 +75,7 @@ __all__ = [
     "Stats",
     "Status",
     "SteadyState",
+    "Stiffness",
     "fixed_point",
     "join",
     "levy_area",

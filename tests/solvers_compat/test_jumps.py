@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scidyn.errors import OptionError, TimeGridError
-from scidyn.solvers import solve_ode
+from scidyn.solvers import LocalError, solve_ode
 
 F64 = torch.float64
 DOSES = [0.0, 8.0, 16.0]
@@ -62,7 +62,7 @@ def test_wrong_use_is_refused():
 
 
 @pytest.mark.parametrize(
-    "options", [{"adjoint": "reversible"}, {"adjoint": "backsolve"}, {"checkpoints": 4}, {"regularize": "error"}]
+    "options", [{"adjoint": "reversible"}, {"adjoint": "backsolve"}, {"checkpoints": 4}, {"regularize": LocalError()}]
 )
 def test_gradients_that_know_no_jumps_are_refused(options):
     y0 = torch.ones(1, 1, dtype=torch.float64)

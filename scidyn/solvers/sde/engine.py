@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scidyn.solvers.sde.capture import Leaves, refuse_second_order
+from scidyn.solvers.sde.capture import Leaves
 from scidyn.solvers.sde.compiling import Fused
 from scidyn.solvers.sde.methods.stepper import Carry, SDEMethod
 from scidyn.solvers.sde.plan import Plan
+from scidyn.solvers.sde.second_order import gradient_twice
 from scidyn.solvers.sde.terms import Terms
 
 __all__ = ["advance", "solve_direct", "solve_discrete"]
@@ -137,10 +138,15 @@ class _Discrete(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         """Sweep backwards."""
-        refuse_second_order("discrete")
         (grad,) = grads
         terms, method, plan, width = ctx.terms, ctx.method, ctx.plan, ctx.width
         saved = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            tensors, plain = saved[len(saved) - len(ctx.ids) :], plan._replace(compiled=None)
+            first, seed = gradient_twice(
+                lambda y: solve_direct(terms, method, plain, y), saved[0], ctx.ids, tensors, grad
+            )
+            return None, None, None, None, first, *seed
         leaves = Leaves(ctx.ids, saved[len(saved) - len(ctx.ids) :])
         if leaves.instead:  # what puts tensors in the place of others cannot be compiled
             plan = plan._replace(compiled=None)
