@@ -250,6 +250,20 @@ def test_elementwise_noise_that_mixes_components_is_taken_by_methods_that_allow_
     assert y.isfinite().all()
 
 
+@pytest.mark.parametrize("adjoint", ["discrete", "direct"])
+@pytest.mark.parametrize("transform", [torch.func.vmap, torch.func.grad])
+def test_function_transforms_are_refused_with_what_to_do_instead(transform, adjoint):
+    def run(a):
+        solution = solve_sde(
+            lambda t, y: -a * y, lambda t, y: 0.1 * y, ones(), [0.0, 1.0], dt=0.1, seed=0, adjoint=adjoint
+        )
+        return solution.y.sum()
+
+    value = torch.ones((3,) if transform is torch.func.vmap else (), dtype=F64)
+    with pytest.raises(OptionError, match="along the rows"):
+        transform(run)(value)
+
+
 def zero(t, y):
     return torch.zeros_like(y)
 

@@ -43,10 +43,20 @@ def check_start(y0: Any) -> Tensor:
     if not isinstance(y0, Tensor):
         raise ShapeError(f"y0 must be a tensor of shape (batch, *state); got {type(y0).__name__}: use torch.as_tensor.")
     floating("y0", y0)
+    _refuse_transforms("y0", y0)
     if y0.ndim < 2 or y0.numel() == 0:
         raise ShapeError(f"y0 must have shape (batch, *state) with at least one entry; got {tuple(y0.shape)}.")
     finite("y0", y0.detach(), "Give finite initial values.")
     return y0
+
+
+def _refuse_transforms(name: str, value: Tensor) -> None:
+    """Say what to do in place of ``torch.func.vmap`` and ``torch.func.grad``, through which no noise can be drawn."""
+    if torch._C._functorch.is_functorch_wrapped_tensor(value):
+        raise OptionError(
+            f"{name} is inside torch.func.vmap or torch.func.grad, which a stochastic solve does not support: put what "
+            "is mapped over along the rows of y0, and take gradients with torch.autograd.grad."
+        )
 
 
 def check_times(t: Any) -> Tensor:
@@ -94,6 +104,7 @@ def check_terms(terms: Terms, t: Tensor, y: Tensor) -> Terms:
         if not isinstance(value, Tensor) or value.dtype != y.dtype or value.device != y.device:
             found = f"{value.dtype} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
             raise ShapeError(f"{name} returned {found}; a tensor of {y.dtype} on {y.device} is needed.")
+        _refuse_transforms(name, value)
     if f.shape != y.shape:
         raise ShapeError(f"drift returned shape {tuple(f.shape)}; the state has shape {tuple(y.shape)}.")
     terms.matrix = _is_matrix(terms.noise, g, y)

@@ -17,6 +17,7 @@ from scidyn.solvers.sde.compiling import Choice
 
 __all__ = ["Plan", "Source", "make_grid", "make_plan"]
 
+
 SLACK = 1e-5  # times given in single precision must not cost one more step
 BLOCK = 16  # steps drawn at once by a source that names no number
 
