@@ -14,6 +14,7 @@ from scidyn.solvers.controller import first_step
 from scidyn.solvers.dense import Records, evaluate, locate
 from scidyn.solvers.diagnosis import diagnose
 from scidyn.solvers.status import Status
+from scidyn.solvers.watch import Watch
 
 __all__ = ["Trace", "integrate", "write_start"]
 
@@ -62,9 +63,12 @@ def integrate(
     try_step: Callable[[LoopState, Bounds], Outcome] | None = None,
     progress: Callable[[float], None] | None = None,
     observe: Callable[[int, Tensor, tuple[Tensor, ...]], None] | None = None,
+    watch: Watch | None = None,
 ) -> Trace:
     """Solve with adaptive steps from ``k1``, the rate at the start; nothing is recorded for autograd."""
     state, bounds = _begin(problem, k1)
+    if watch is not None:
+        state = watch.begin(state)
     try_step = try_step or (lambda s, b: attempts(1, problem.field, problem.method, problem.controller, b, s))
     output = torch.full(
         (*problem.y0.shape[:1], problem.times.shape[1], problem.y0.shape[1]),
@@ -83,6 +87,8 @@ def integrate(
         before = state.t
         while running and len(moved) < CHUNK:
             block = try_step(state, bounds)
+            if watch is not None:
+                block, bounds = watch(state, bounds, block)
             *steps, running = block.flags.tolist()
             blocks, moved, reads, state = [*blocks, block], moved + steps, reads + 1, block.state
         tried += len(moved)

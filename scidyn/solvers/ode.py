@@ -8,15 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from scidyn._check.values import integer
-from scidyn.errors import OptionError
 from scidyn.solvers.arguments import check_choices, prepare
 from scidyn.solvers.backends.scipy import gradient_method
 from scidyn.solvers.controller import Controller
-from scidyn.solvers.event_solve import check_events, solve_to_event
 from scidyn.solvers.events import Event
+from scidyn.solvers.interruptions import find_interruptions
 from scidyn.solvers.methods.stepper import Method
 from scidyn.solvers.request import Request, solve
-from scidyn.solvers.segments import solve_with_jumps
+from scidyn.solvers.segments import solve_in_segments
 from scidyn.solvers.solution import Solution
 
 __all__ = ["solve_ode"]
@@ -201,24 +200,11 @@ def solve_ode(
     }
     setup |= {"dt0": dt0, "dt_min": dt_min, "dt_max": dt_max, "max_steps": max_steps, "stepping": stepping}
     gradient: dict[str, Any] = {"adjoint": adjoint, "params": params, "compile": compile, "on_failure": on_failure}
-    interrupted = events is not None or jump_times is not None
-    if interrupted and (
-        checkpoints is not None or regularize is not None or adjoint not in ("discrete", "direct", None)
-    ):
-        raise OptionError(
-            "events and jump_times take adjoint='discrete', 'direct' or None, without checkpoints and regularize."
-        )
-    if jump_times is not None or jump is not None:
-        if jump_times is None or events is not None or backend != "native":
-            raise OptionError("jump needs jump_times, with backend='native' and without events: pass jump_times alone.")
-        return solve_with_jumps(solve_ode, f, y0, t, jump_times, jump, setup | gradient | {"dense": dense})
-    if events is not None:
-        check_events(events, backend, stepping, dense)
-        return solve_to_event(solve_ode, events, f, y0, t, setup.pop("args"), setup, gradient)
     foreign = str(method) if backend == "scipy" else None
     if foreign is not None:
         setup |= {"method": gradient_method(foreign), "stepping": stepping or "per_sample"}
     problem = prepare(f, y0, t, **setup)
     limit = None if checkpoints is None else integer("checkpoints", checkpoints, at_least=2)
     request = Request(backend, foreign, limit, regularize, regularize_seed, controller, dense, progress, **gradient)
-    return solve(problem, request)
+    plan = find_interruptions(problem, backend, events, jump_times, jump)
+    return solve(problem, request) if plan is None else solve_in_segments(problem, request, plan)
