@@ -14,11 +14,10 @@ from scidyn.solvers.methods.stepper import Rate
 
 __all__ = ["Bracket", "Piece", "Slope", "Value", "narrow", "on_step", "settle", "side_of", "slope_of"]
 
-# evaluations between two looks at whether all samples are done, and the largest number of looks
-REFINEMENTS = 6
+# largest number of times that the host looks whether all samples are done
 LOOKS = 10
-# a bracket this wide, in units of the step, confirms that the guesses have come to rest at the crossing
-CLOSE = 1e-3
+# width of a bracket, in units of the step, from which Newton's method is exact in one step
+FINE = 2.0**-36
 NEWTON_STEPS = 2
 
 Value = Callable[[Tensor, Tensor], Tensor]
@@ -59,46 +58,39 @@ class Bracket(NamedTuple):
     low, high : Tensor
         The function has the old sign at ``low`` and has lost it at ``high``.
     at_low, at_high : Tensor
-        Its values there times the old sign, possibly scaled down to pull the next guess over.
-    repeated : Tensor
-        +1 if ``low`` moved last, −1 if ``high`` did.
-    guess : Tensor
-        Position evaluated last.
-    change : Tensor
-        Distance of the last two guesses.
+        Its values there times the old sign.
     """
 
     low: Tensor
     high: Tensor
     at_low: Tensor
     at_high: Tensor
-    repeated: Tensor
-    guess: Tensor
-    change: Tensor
 
 
-def narrow(value: Value, piece: Piece, side: Tensor, bracket: Bracket, count: int) -> Bracket:
-    """Evaluate ``value`` at ``count`` more positions; the host reads nothing.
+def narrow(value: Value, piece: Piece, side: Tensor, bracket: Bracket) -> Bracket:
+    """Evaluate ``value`` at three more positions; the host reads nothing.
 
-    A bisection, which bounds the work for functions that are not smooth, then two steps of the Illinois method:
-    a secant through the ends of the bracket, whose weight is halved at an end that stays.
+    A bisection, which bounds the work for functions that are not smooth; a secant through the ends of the bracket;
+    and a second secant that reaches a little beyond its root, so that the end that stayed comes close too.
     """
-    for i in range(count):
-        low, high, at_low, at_high, repeated, guess, _ = bracket
-        middle = 0.5 * (low + high)
-        secant = (low * at_high - high * at_low) / (at_high - at_low)
-        fits = (at_low > 0) & (at_high <= 0) & (secant >= low) & (secant <= high)
-        x = middle if i % 3 == 0 else torch.where(fits, secant, middle)
+    resolution = 2.0 * torch.finfo(piece.h.dtype).eps
+    for kind in ("bisection", "secant", "beyond"):
+        low, high, at_low, at_high = bracket
+        x = middle = 0.5 * (low + high)
+        if kind != "bisection":
+            root = (low * at_high - high * at_low) / (at_high - at_low)
+            if kind == "beyond":
+                near_low = root - low < high - root
+                reach = (4.0 * torch.where(near_low, root - low, high - root)).clamp_min(resolution)
+                root = torch.where(near_low, root + reach, root - reach)
+            x = torch.where((at_low > 0) & (root >= low) & (root <= high), root, middle)
         found = side * value(torch.addcmul(piece.t, x, piece.h), piece.at(x))
         same = found > 0
         bracket = Bracket(
             low=torch.where(same, x, low),
             high=torch.where(same, high, x),
-            at_low=torch.where(same, found, torch.where(repeated < 0, 0.5 * at_low, at_low)),
-            at_high=torch.where(same, torch.where(repeated > 0, 0.5 * at_high, at_high), found),
-            repeated=torch.where(same, 1.0, -1.0).to(repeated.dtype),
-            guess=x,
-            change=torch.minimum((x - guess).abs(), high - low),
+            at_low=torch.where(same, found, at_low),
+            at_high=torch.where(same, at_high, found),
         )
     return bracket
 
@@ -107,7 +99,7 @@ def narrow(value: Value, piece: Piece, side: Tensor, bracket: Bracket, count: in
 def on_step(value: Value, piece: Piece, side: Tensor, at_end: Tensor, wanted: Tensor) -> tuple[Tensor, int]:
     """Position θ in (0, 1] where ``value`` loses the sign ``side`` in the rows that are ``wanted``.
 
-    One value is read by the host per ``REFINEMENTS`` evaluations, to stop when all rows are done.
+    One value is read by the host per six evaluations, to stop when all rows are done.
 
     Returns
     -------
@@ -116,31 +108,33 @@ def on_step(value: Value, piece: Piece, side: Tensor, at_end: Tensor, wanted: Te
     """
     zero, one = torch.zeros_like(piece.h), torch.ones_like(piece.h)
     side = side.to(piece.h.dtype)
-    bracket = Bracket(zero, one, side * value(piece.t, piece.y), side * at_end, zero, one, one)
-    resolution = 4.0 * torch.finfo(piece.h.dtype).eps
-    for look in range(1, LOOKS + 1):
-        bracket = narrow(value, piece, side, bracket, REFINEMENTS)
-        done = (bracket.change <= resolution) & (bracket.high - bracket.low <= CLOSE)
+    bracket = Bracket(zero, one, side * value(piece.t, piece.y), side * at_end)
+    resolution = max(FINE, 8.0 * torch.finfo(piece.h.dtype).eps)
+    reads = 0
+    while reads < LOOKS:
+        bracket = narrow(value, piece, side, narrow(value, piece, side, bracket))
+        done, reads = bracket.high - bracket.low <= resolution, reads + 1
         if bool((done | ~wanted).all()):
             break
-    return torch.where(done, bracket.guess, bracket.high), look
+    return bracket.high, reads
 
 
-def settle(value: Value, rate: Rate, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def settle(value: Value, rate: Rate, t: Tensor, y: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     r"""Make a located time and its state differentiable, twice, by two Newton steps along the flow.
 
     .. math:: \tau = t - g(t, y) / \dot g, \qquad \dot g = g_t + g_y f .
 
     Starting from a root without derivatives, one step gives the first derivatives of the time and two give the
     second ones, as each step squares the error of the expansion. Where the solution runs along the event's
-    surface there is no slope to divide by; the third result marks these rows, whose time and state stay as they
-    are.
+    surface there is no slope to divide by; the third result marks these rows. Their time and state stay as they
+    are, like those outside ``rows``.
     """
     time, grazing = t.detach(), torch.zeros_like(t, dtype=torch.bool)
     for _ in range(NEWTON_STEPS):
         found = slope_of(value, rate, time, y)
         grazing = grazing | (found.slope.detach().abs() <= torch.finfo(y.dtype).eps ** 0.5 * found.scale)
-        step = torch.where(grazing, 0.0, -found.value / torch.where(grazing, 1.0, found.slope))
+        fixed = grazing | ~rows
+        step = torch.where(fixed, 0.0, -found.value / torch.where(fixed, 1.0, found.slope))
         later = time + step.to(time.dtype)
         time, y = later, move(rate, time, later, y)
     return time, y, grazing
@@ -169,8 +163,9 @@ def slope_of(value: Value, rate: Rate, t: Tensor, y: Tensor, tolerance: Toleranc
     """Evaluate an event function and its derivative along the solution."""
     recorded = torch.is_grad_enabled()
     with torch.enable_grad():
-        time = t if recorded and t.requires_grad else t.detach().requires_grad_()
-        state = y if recorded and y.requires_grad else y.detach().requires_grad_()
+        # aliases, as the state may depend on the time and partial derivatives are wanted
+        time = t.view_as(t) if recorded and t.requires_grad else t.detach().requires_grad_()
+        state = y.view_as(y) if recorded and y.requires_grad else y.detach().requires_grad_()
         g = value(time, state)
         slopes: tuple[Tensor | None, ...] = (None, None)
         if g.requires_grad:
@@ -181,11 +176,10 @@ def slope_of(value: Value, rate: Rate, t: Tensor, y: Tensor, tolerance: Toleranc
     normal = torch.zeros_like(y) if slopes[1] is None else slopes[1]
     drift = torch.zeros_like(g) if slopes[0] is None else slopes[0].to(g.dtype)
     slope = (normal.conj() * along).real.sum(dim=-1) if y.is_complex() else (normal * along).sum(dim=-1)
-    size = normal.detach().abs()
-    scale = (size * along.detach().abs()).sum(dim=-1) + drift.detach().abs()
+    scale = normal.detach().norm(dim=-1) * along.detach().norm(dim=-1) + drift.detach().abs()
     allowed = torch.zeros_like(scale)
     if tolerance is not None:
-        allowed = (size * tolerance.scale(y.detach().abs())).sum(dim=-1)
+        allowed = (normal.detach().abs() * tolerance.scale(y.detach().abs())).sum(dim=-1)
     return Slope(g, slope + drift, scale, allowed)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
@@ -70,12 +71,13 @@ class Event(NamedTuple):
         return self.jump is None if self.terminal is None else self.terminal
 
 
-class EventRecord(NamedTuple):
+@dataclass(frozen=True)
+class EventRecord:
     """The crossings of one event, in the order in which they were met.
 
     K is the largest number that a sample has met, at least one; missing entries hold NaN.
 
-    Parameters
+    Attributes
     ----------
     count : Tensor of int64, shape (batch,)
         Number of crossings.

@@ -84,7 +84,8 @@ def _times(problem: Problem, jump_times: Any) -> Tensor:
     """Bring the times of jumps into increasing rows."""
     start, end = problem.start.detach(), problem.end.detach()
     try:
-        given = torch.as_tensor(jump_times).to(device=start.device, dtype=start.dtype)
+        known = isinstance(jump_times, Tensor)
+        given = torch.as_tensor(jump_times, dtype=None if known else start.dtype).to(start)
     except (TypeError, ValueError, RuntimeError) as reason:
         raise ShapeError(f"jump_times must be numbers; got {type(jump_times).__name__}: {reason}") from None
     own = given.ndim == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -11,8 +10,8 @@ from torch import Tensor
 
 from scidyn.errors import NonFiniteError
 from scidyn.solvers.adjoint.capture import captured
-from scidyn.solvers.adjoint.regularisation import regularised
-from scidyn.solvers.adjoint.reversible import reversible
+from scidyn.solvers.adjoint.checkpoints import Checkpoints
+from scidyn.solvers.adjoint.reversible import Marks, reversible
 from scidyn.solvers.adjoint.times import move
 from scidyn.solvers.arguments import Problem
 from scidyn.solvers.crossing import settle, side_of
@@ -86,9 +85,7 @@ def solve_in_segments(problem: Problem, request: Request, plan: Interruptions) -
             front = journey.advance(front)
             if not bool(front.alive.any()):
                 break
-        solution = journey.past.solution(journey.problem, plan, request)
-        if request.regularize is not None:
-            solution = journey.measured(solution)
+        solution = journey.past.solution(problem, plan, request)
     return report(solution, journey.past.last_size, request.on_failure)
 
 
@@ -96,7 +93,6 @@ class _Journey:
     """The samples on their way from segment to segment."""
 
     def __init__(self, problem: Problem, request: Request, plan: Interruptions) -> None:
-        self.plain = problem
         if request.adjoint == "reversible":
             problem = problem._replace(method=reversible(problem.method))
         self.problem, self.request, self.plan = problem, request, plan
@@ -178,7 +174,13 @@ class _Journey:
         return Watch(self.plan.surfaces, side, front.counts, front.tried, problem.field.sign)
 
     def _attach(
-        self, part: Problem, trace: Trace, marks: object, watch: Watch, stopped: Tensor, differentiate: bool
+        self,
+        part: Problem,
+        trace: Trace,
+        marks: Marks | Checkpoints | None,
+        watch: Watch,
+        stopped: Tensor,
+        differentiate: bool,
     ) -> tuple[Tensor, list[Tensor]]:
         """States at the segment's times and at the crossings noted in it, with their gradient."""
         times, y = part.times, trace.y
@@ -242,9 +244,11 @@ class _Journey:
         """Time of an event and state after it, differentiable; the rest of the rows stand at their start."""
         surface, column = self.plan.surfaces[event], rows.unsqueeze(1)
         t, y = torch.where(rows, t, self.start), torch.where(column, y, self.safe)
-        time, before, grazing = settle(surface.value, self.rate, t, y)
+        time, before, grazing = settle(surface.value, self.rate, t, y, rows)
         self.past.grazing |= rows & grazing
-        after = before if surface.jump is None else self._jumped(surface.jump, f"jump of event {event}", time, before, rows)
+        after = (
+            before if surface.jump is None else self._jumped(surface.jump, f"jump of event {event}", time, before, rows)
+        )
         self.past.events[event].append((rows, time, before, after))
         return time, after
 
@@ -287,16 +291,6 @@ class _Journey:
         span = (self.end - self.start).clamp_min(torch.finfo(t.dtype).tiny)
         done = torch.where(open_rows, (t - self.start) / span, 1.0).min().item()
         return lambda fraction: tell(done + (1.0 - done) * fraction)
-
-    def measured(self, solution: Solution) -> Solution:
-        """Add how hard the steps of all segments were."""
-        kind, trace = self.request.regularize, self.past.joined()
-        if kind is None or not len(trace.size):
-            return solution
-        states = torch.cat(self.past.nodes)
-        return replace(
-            solution, regularization=regularised(self.plain, trace, kind, states, self.request.regularize_seed)
-        )
 
 
 def _wide(order: Tensor, y: Tensor) -> Tensor:

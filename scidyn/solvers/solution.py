@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from scidyn.errors import OptionError, ShapeError, TimeGridError
-from scidyn.solvers.events import EventRecord
 from scidyn.solvers.status import Status
 
 if TYPE_CHECKING:
@@ -63,8 +62,8 @@ class Solution:
         One per sample.
     stats : Stats
         Steps, rejections, evaluations and host reads.
-    events : EventRecord or None
-        Time (batch,) and state (batch, *state) of each sample's event, NaN without one.
+    events : EventRecord, tuple of EventRecord, or None
+        Crossings of the event that was given; one record for each if a sequence was.
     regularization : Regularization or None
         With ``regularize=``: ``value`` to add to a loss, and ``error``, ``stiffness``, ``t``, ``h`` per step.
 
@@ -82,7 +81,7 @@ class Solution:
     status: tuple[Status, ...]
     stats: Stats
     _interpolant: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
-    events: EventRecord | None = None
+    events: Any = None
     regularization: Regularization | None = field(default=None, repr=False)
 
     @property

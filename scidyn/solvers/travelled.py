@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from scidyn.solvers.adjoint.regularisation import regularised
 from scidyn.solvers.adjoint.times import move_outputs
 from scidyn.solvers.arguments import Problem
 from scidyn.solvers.events import EventRecord
@@ -58,6 +59,7 @@ class Travelled:
         self._accepted = torch.zeros(batch, dtype=torch.int32, device=device)
         self._rejected = torch.zeros_like(self._accepted)
         self._traces: list[Trace] = []
+        self._times: list[Tensor] = []
         self._pieces: list[Tensor] = []
         self._source = torch.full((batch, problem.times.shape[1]), -1, dtype=torch.int64, device=device)
         self._width = 0
@@ -70,6 +72,9 @@ class Travelled:
         """
         batch, final = len(alive), trace.final
         self._traces.append(trace)
+        own = trace.times.shape[1] == batch
+        # samples that have ended stand at their last time
+        self._times.append(torch.where(alive, trace.times, self._reached) if own else trace.times)
         self._pieces.append(y)
         place = torch.full_like(self._source[0], -1)
         place[columns] = self._width + torch.arange(len(columns), device=columns.device)
@@ -89,11 +94,13 @@ class Travelled:
 
     def joined(self) -> Trace:
         """All steps, one after the other."""
-        traces, last = [t for t in self._traces if len(t.size)], self._traces[-1]
-        if not traces:
+        last = self._traces[-1]
+        kept = [(trace, times) for trace, times in zip(self._traces, self._times, strict=True) if len(trace.size)]
+        if not kept:
             return last
+        traces = [trace for trace, _ in kept]
         return last._replace(
-            times=torch.cat([*(t.times[:-1] for t in traces), traces[-1].times[-1:]]),
+            times=torch.cat([*(times[:-1] for _, times in kept), kept[-1][1][-1:]]),
             size=torch.cat([t.size for t in traces]),
             states=torch.cat([t.states for t in traces]),
             coef=torch.cat([t.coef for t in traces if t.coef is not None]) if traces[0].coef is not None else None,
@@ -109,18 +116,17 @@ class Travelled:
         trace, status = self.joined(), self._status
         touched = self.grazing & ((status == Status.SUCCESS.value) | (status == Status.EVENT.value))
         status = torch.where(touched, Status.EVENT_GRAZING.value, status)
-        final = trace.final._replace(
-            t=self._reached, status=status, accepted=self._accepted, rejected=self._rejected
-        )
+        final = trace.final._replace(t=self._reached, status=status, accepted=self._accepted, rejected=self._rejected)
         trace = trace._replace(
-            # samples that have ended stand at their last time
-            times=trace.times.cummax(dim=0).values,
             coef=trace.coef if request.dense else None,
             final=final,
             evaluations=sum(t.evaluations for t in self._traces) + self.evaluations,
             host_reads=sum(t.host_reads for t in self._traces),
         )
         solution = make_solution(problem, trace, y)
+        if request.regularize is not None and len(trace.size):
+            states, seed = torch.cat(self.nodes), request.regularize_seed
+            solution = replace(solution, regularization=regularised(problem, trace, request.regularize, states, seed))
         if not plan.surfaces:
             return solution
         records = tuple(self._record(problem, entries) for entries in self.events)

@@ -13,7 +13,7 @@ from scidyn.solvers.crossing import Piece, on_step
 from scidyn.solvers.status import Status
 from scidyn.solvers.surfaces import Surface, check_values
 
-__all__ = ["Crossing", "Watch"]
+__all__ = ["Crossing", "Seen", "Watch", "put_back"]
 
 # crossings this close, in units of the step, are at the same time
 TOGETHER = 1e-9
@@ -39,6 +39,27 @@ class Crossing(NamedTuple):
     rows: Tensor
     t: Tensor
     y: Tensor
+
+
+class Seen(NamedTuple):
+    """What the ends of K attempts say about the events.
+
+    Attributes
+    ----------
+    flags : Tensor of bool
+        Those of the block; whether a value is not finite; whether any sample crosses, per attempt and event.
+    found : Tensor of bool, shape (K, events, batch)
+        Which samples cross.
+    sides : list of K + 1 Tensors, shape (events, batch)
+        Side of each surface before the first attempt and after each.
+    values : list of K Tensors, shape (events, batch)
+        Values at the ends.
+    """
+
+    flags: Tensor
+    found: Tensor
+    sides: list[Tensor]
+    values: list[Tensor]
 
 
 class Watch:
@@ -102,48 +123,50 @@ class Watch:
         """Look at a block; gives it with the samples that must stop put back, and with their new last times."""
         if not self.surfaces:
             return block, bounds
-        starts, ends = [before.t, *block.times[:-1]], [*block.states[1:], block.state.y]
-        side, watched, values = self.side, self.pending < 0, []
-        sides, crossed = [], []
-        bad = torch.zeros_like(watched)
+        seen = self.look(block)
+        marks = seen.flags.tolist()
+        *flags, bad = marks[: len(block.flags) + 1]
+        wide, crossed = len(self.surfaces), marks[len(block.flags) + 1 :]
+        # the host knows the flags now: the loop need not wait for them again
+        block = block._replace(flags=torch.tensor(flags, device="cpu"))
+        if bad:
+            for size, t, value in zip(block.size, block.times, seen.values, strict=True):
+                check_values(value, size > 0, t, self.sign)
+        if not any(crossed):
+            self.side = seen.sides[-1]
+            return block, bounds
+        self.reads += 1
+        which = [[e for e in range(wide) if crossed[k * wide + e]] for k in range(len(seen.values))]
+        starts = [before.t, *block.times[:-1]]
+        pieces = [Piece(*p) for p in zip(starts, block.size, block.states, block.coef, strict=True)]
+        stopped, end = self._locate(pieces, which, seen, bounds.end)
+        self.side = torch.where(stopped, self.side, seen.sides[-1])
+        return put_back(before, block, stopped), bounds._replace(end=end)
+
+    def look(self, block: Outcome) -> Seen:
+        """Evaluate the events at the ends of the attempts; the host reads nothing."""
+        ends = [*block.states[1:], block.state.y]
+        values, sides, crossed, bad = [], [self.side], [], torch.zeros_like(self.pending, dtype=torch.bool)
         for size, t, y in zip(block.size, block.times, ends, strict=True):
-            moved = size > 0
+            side, moved = sides[-1], size > 0
             value = torch.stack([s.value(t, y) for s in self.surfaces])
             bad = bad | (moved & ~torch.isfinite(value)).any(dim=0)
             changed = moved & (((side < 0) & (value >= 0)) | ((side > 0) & (value <= 0)))
             counted = (self._rising & (side < 0)) | (self._falling & (side > 0))
-            crossed.append(changed & counted & watched & (self.counts < self._limits))
-            sides.append(side)
-            values.append(value)
+            crossed.append(changed & counted & (self.pending < 0) & (self.counts < self._limits))
             # a value of zero at the end of a step is already on the other side
             other = torch.where(value == 0, torch.where(changed, -side, side), value.sign().to(side.dtype))
-            side = torch.where(moved, other, side)
+            sides.append(torch.where(moved, other, side))
+            values.append(value)
         found = torch.stack(crossed)
-        marks = torch.cat([block.flags, bad.any().reshape(1), found.any(dim=2).reshape(-1)]).tolist()
-        count = len(block.flags)
-        # the host knows the flags now: the loop need not wait for them again
-        block = block._replace(flags=torch.tensor(marks[:count], device="cpu"))
-        if marks[count]:
-            for size, t, value in zip(block.size, block.times, values, strict=True):
-                check_values(value, size > 0, t, self.sign)
-        self.reads += any(marks[count + 1 :])
-        if not any(marks[count + 1 :]):
-            self.side = side
-            return block, bounds
-        wide = len(self.surfaces)
-        which = [[e for e in range(wide) if marks[count + 1 + k * wide + e]] for k in range(len(values))]
-        pieces = [Piece(*p) for p in zip(starts, block.size, block.states, block.coef, strict=True)]
-        stopped, end = self._locate(pieces, which, found, sides, values, bounds.end)
-        self.side = torch.where(stopped, self.side, side)
-        return _put_back(before, block, stopped), bounds._replace(end=end)
+        flags = torch.cat([block.flags, bad.any().reshape(1), found.any(dim=2).reshape(-1)])
+        return Seen(flags, found, sides, values)
 
     def _locate(
         self,
         pieces: Sequence[Piece],
         which: Sequence[Sequence[int]],
-        found: Tensor,
-        sides: Sequence[Tensor],
-        values: Sequence[Tensor],
+        seen: Seen,
         end: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Find the times of crossings: note those that stop nothing, give the others as new last times."""
@@ -154,8 +177,8 @@ class Watch:
             rows, theta, until = [], [], []
             for e in chosen:
                 surface, counts, limit = self.surfaces[e], self.counts[e], self._limits[e]
-                row = found[k][e] & ~stopped & (counts < limit)
-                position, reads = on_step(surface.value, piece, sides[k][e], values[k][e], row)
+                row = seen.found[k, e] & ~stopped & (counts < limit)
+                position, reads = on_step(surface.value, piece, seen.sides[k][e], seen.values[k][e], row)
                 self.reads += reads
                 stops = row if surface.jump is not None else row & (counts + 1 >= limit) if surface.ends else ~row & row
                 rows.append(row & ~stops)
@@ -185,7 +208,7 @@ class Watch:
         return torch.tensor(chosen, dtype=torch.int64, device=self.side.device)
 
 
-def _put_back(before: LoopState, block: Outcome, rows: Tensor) -> Outcome:
+def put_back(before: LoopState, block: Outcome, rows: Tensor) -> Outcome:
     """Undo a block of attempts in some rows, which then count as rejected."""
     column = rows.unsqueeze(-1)
     now = block.state
