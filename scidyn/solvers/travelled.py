@@ -116,7 +116,8 @@ class Travelled:
         trace, status = self.joined(), self._status
         touched = self.grazing & ((status == Status.SUCCESS.value) | (status == Status.EVENT.value))
         status = torch.where(touched, Status.EVENT_GRAZING.value, status)
-        final = trace.final._replace(t=self._reached, status=status, accepted=self._accepted, rejected=self._rejected)
+        reached = self._reached[: trace.times.shape[1]]
+        final = trace.final._replace(t=reached, status=status, accepted=self._accepted, rejected=self._rejected)
         trace = trace._replace(
             coef=trace.coef if request.dense else None,
             final=final,
