@@ -110,9 +110,11 @@ def on_step(value: Value, piece: Piece, side: Tensor, at_end: Tensor, wanted: Te
     side = side.to(piece.h.dtype)
     bracket = Bracket(zero, one, side * value(piece.t, piece.y), side * at_end)
     resolution = max(FINE, 8.0 * torch.finfo(piece.h.dtype).eps)
-    reads = 0
+    reads, done = 0, torch.zeros_like(wanted)
     while reads < LOOKS:
-        bracket = narrow(value, piece, side, narrow(value, piece, side, bracket))
+        closer = narrow(value, piece, side, narrow(value, piece, side, bracket))
+        # rows that are done stay as they are, so that none depends on how long the others take
+        bracket = Bracket(*(torch.where(done, old, new) for old, new in zip(bracket, closer, strict=True)))
         done, reads = bracket.high - bracket.low <= resolution, reads + 1
         if bool((done | ~wanted).all()):
             break

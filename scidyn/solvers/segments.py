@@ -27,7 +27,7 @@ from scidyn.solvers.watch import Watch
 
 __all__ = ["solve_in_segments"]
 
-SUCCESS, EVENT, GRAZING = Status.SUCCESS.value, Status.EVENT.value, Status.EVENT_GRAZING.value
+SUCCESS, EVENT, STUCK = Status.SUCCESS.value, Status.EVENT.value, Status.EVENT_STUCK.value
 
 
 class _Front(NamedTuple):
@@ -43,15 +43,15 @@ class _Front(NamedTuple):
         Samples that have not ended.
     counts : Tensor of int64, shape (events, batch)
         Crossings so far.
-    tried : tuple of two Tensors of int32, or None
-        Accepted and rejected attempts so far.
+    past : tuple of three Tensors, or None
+        Accepted and rejected attempts so far, and the step to try first.
     """
 
     t: Tensor
     y: Tensor
     alive: Tensor
     counts: Tensor
-    tried: tuple[Tensor, Tensor] | None
+    past: tuple[Tensor, Tensor, Tensor] | None
 
 
 class _Segment(NamedTuple):
@@ -143,12 +143,17 @@ class _Journey:
         end = torch.where(stopped, trace.final.t, stop) if self.plan.surfaces else stop
         y, noted = self._attach(part, trace, marks, watch, stopped, differentiate)
         reached = (self.wanted >= front.t.unsqueeze(1)) & (self.wanted <= end.unsqueeze(1)) & open_rows.unsqueeze(1)
+        self.past.reads += watch.reads
         self.past.keep(trace, front.alive, y[:, 1:-1], chosen, reached & front.alive.unsqueeze(1))
         for crossing, row in zip(watch.crossings, noted, strict=True):
             self._settled(crossing.event, crossing.rows, crossing.t, row)
-        tried = (trace.final.accepted, trace.final.rejected) if adaptive else None
+        past = None
+        if adaptive:
+            # behind an event the step before it is a better guess than none; behind a dose nothing is known
+            longest = trace.size.amax(dim=0) if len(trace.size) else torch.zeros_like(stop)
+            past = (trace.final.accepted, trace.final.rejected, torch.where(watch.pending >= 0, longest, 0.0))
         segment = _Segment(end, following, y[:, -1], arrived)
-        return self._onward(front._replace(counts=watch.counts, tried=tried), segment, watch.pending, stopped)
+        return self._onward(front._replace(counts=watch.counts, past=past), segment, watch.pending, stopped)
 
     def _stop(self, t: Tensor, open_rows: Tensor) -> tuple[Tensor, Tensor]:
         """Last time of the segment that begins at ``t``, and the jump that follows it."""
@@ -165,13 +170,13 @@ class _Journey:
 
     def _watch(self, front: _Front) -> Watch:
         """Set up the search for events of this segment."""
-        problem, tolerance = self.problem, None if front.tried is None else self.problem.tolerance
+        problem, tolerance = self.problem, None if front.past is None else self.problem.tolerance
         sides = [
             side_of(s.value, problem.field, front.t, front.y.detach(), tolerance).to(torch.int8)
             for s in self.plan.surfaces
         ]
         side = torch.stack(sides) if sides else torch.zeros_like(front.counts, dtype=torch.int8)
-        return Watch(self.plan.surfaces, side, front.counts, front.tried, problem.field.sign)
+        return Watch(self.plan.surfaces, side, front.counts, front.past, problem.field.sign)
 
     def _attach(
         self,
@@ -216,7 +221,8 @@ class _Journey:
 
     def _onward(self, front: _Front, segment: _Segment, pending: Tensor, stopped: Tensor) -> _Front:
         """Carry out the events and jumps at the end of a segment."""
-        y, counts, ended = segment.y, front.counts, torch.zeros_like(segment.arrived)
+        y, counts = segment.y, front.counts
+        ended = stuck = torch.zeros_like(segment.arrived)
         at_event = [stopped & (pending == e) for e in range(len(self.plan.surfaces))]
         happened = torch.stack([rows.any() for rows in at_event]).tolist() if at_event else []
         for e, rows in enumerate(at_event):
@@ -224,18 +230,22 @@ class _Journey:
                 continue
             time, after = self._settled(e, rows, segment.end, segment.y)
             surface = self.plan.surfaces[e]
-            counts = counts + torch.nn.functional.one_hot(counts.new_tensor(e), len(counts)).unsqueeze(1) * rows
+            counts = torch.stack([c + rows if i == e else c for i, c in enumerate(counts)])
             if surface.ends and surface.limit is not None:
                 ended = ended | (rows & (counts[e] >= surface.limit))
             begin = torch.where(rows, segment.end, self.start)
-            y = torch.where(rows.unsqueeze(1), move(self.rate, time, begin, after), y)
+            after = torch.where(rows.unsqueeze(1), move(self.rate, time, begin, after), self.safe)
+            side = side_of(surface.value, self.problem.field, begin, after.detach(), self.problem.tolerance)
+            stuck = stuck | (rows & (side == 0) & ~ended)
+            y = torch.where(rows.unsqueeze(1), after, y)
         due = segment.arrived & ~stopped & (segment.following.detach() <= self.end)
         time = segment.following if bool(due.any()) else segment.end
         if time is segment.following:
             y = self._scheduled(time, y, due)
-        alive = (stopped & ~ended) | due
+        alive = (stopped & ~ended & ~stuck) | due
         finished = front.alive & ~alive
-        self.past.finish(finished, torch.where(ended, EVENT, self.past.code))
+        code = torch.where(stuck, STUCK, torch.where(ended, EVENT, self.past.code))
+        self.past.finish(finished, code)
         t = torch.where(stopped, segment.end, time.detach()) if len(self.start) == len(alive) else time.detach()
         t = torch.where(alive, t, self.start) if len(self.start) == len(alive) else t
         return front._replace(t=t, y=torch.where(alive.unsqueeze(1), y, self.safe), alive=alive, counts=counts)

@@ -67,6 +67,12 @@ class Status(enum.IntEnum):
         "move the surface, or choose an event function that changes along the solution",
     )
 
+    EVENT_STUCK = (
+        12,
+        "a jump left the state on the surface of its event, where it does not move away",
+        "let the jump leave the surface, or end there with terminal=True or max_count",
+    )
+
     sentence: str
     cure: str
 

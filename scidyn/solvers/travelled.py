@@ -42,8 +42,8 @@ class Travelled:
         How the last segment of each sample ended.
     last_size : Tensor, shape (batch,)
         Last accepted step of each sample.
-    evaluations : int
-        Calls of the vector field outside of steps.
+    evaluations, reads : int
+        Calls of the vector field and values copied to the host, outside of steps.
     """
 
     def __init__(self, problem: Problem, events: int) -> None:
@@ -53,7 +53,7 @@ class Travelled:
         self.grazing = torch.zeros(batch, dtype=torch.bool, device=device)
         self.code = torch.zeros(batch, dtype=torch.int8, device=device)
         self.last_size = problem.start.detach().new_zeros(batch)
-        self.evaluations = 0
+        self.evaluations = self.reads = 0
         self._status = torch.zeros(batch, dtype=torch.int8, device=device)
         self._reached = problem.start.detach().expand(batch).clone()
         self._accepted = torch.zeros(batch, dtype=torch.int32, device=device)
@@ -122,7 +122,7 @@ class Travelled:
             coef=trace.coef if request.dense else None,
             final=final,
             evaluations=sum(t.evaluations for t in self._traces) + self.evaluations,
-            host_reads=sum(t.host_reads for t in self._traces),
+            host_reads=sum(t.host_reads for t in self._traces) + self.reads,
         )
         solution = make_solution(problem, trace, y)
         if request.regularize is not None and len(trace.size):

@@ -47,19 +47,16 @@ class Seen(NamedTuple):
     Attributes
     ----------
     flags : Tensor of bool
-        Those of the block; whether a value is not finite; whether any sample crosses, per attempt and event.
+        Whether a value is not finite; whether any sample crosses, per attempt and event.
     found : Tensor of bool, shape (K, events, batch)
         Which samples cross.
     sides : list of K + 1 Tensors, shape (events, batch)
         Side of each surface before the first attempt and after each.
-    values : list of K Tensors, shape (events, batch)
-        Values at the ends.
     """
 
     flags: Tensor
     found: Tensor
     sides: list[Tensor]
-    values: list[Tensor]
 
 
 class Watch:
@@ -76,8 +73,9 @@ class Watch:
         Side of each surface at the start: −1, +1, or 0 if not known yet.
     counts : Tensor of int64, shape (events, batch)
         Crossings met before.
-    tried : tuple of two Tensors of int32, or None
-        Accepted and rejected attempts made before, which count towards the largest number.
+    past : tuple of three Tensors, or None
+        Accepted and rejected attempts made before, which count towards the largest number, and the step to try
+        first, zero where it is to be chosen anew.
     sign : float
         −1.0 if the caller's times decrease.
 
@@ -96,77 +94,98 @@ class Watch:
         surfaces: Sequence[Surface],
         side: Tensor,
         counts: Tensor,
-        tried: tuple[Tensor, Tensor] | None,
+        past: tuple[Tensor, Tensor, Tensor] | None,
         sign: float,
     ) -> None:
-        self.surfaces, self.side, self.counts, self.tried, self.sign = surfaces, side, counts, tried, sign
+        self.surfaces, self.side, self.counts, self.past, self.sign = surfaces, side, counts, past, sign
         self.pending = torch.full(side.shape[1:], -1, dtype=torch.int64, device=side.device)
         self.crossings: list[Crossing] = []
         self.reads = 0
-        self._rising = self._column([s.rising for s in surfaces])
-        self._falling = self._column([s.falling for s in surfaces])
-        self._limits = self._column([UNLIMITED if s.limit is None else s.limit for s in surfaces])
-
-    def _column(self, entries: Sequence[int]) -> Tensor:
-        """One entry per event, shape (events, 1)."""
-        kind = torch.bool if all(isinstance(x, bool) for x in entries) else torch.int64
-        return torch.tensor(entries, dtype=kind, device=self.side.device).reshape(-1, 1)
 
     def begin(self, state: LoopState) -> LoopState:
-        """Count the attempts made before."""
-        if self.tried is None:
+        """Go on from the attempts made before."""
+        if self.past is None:
             return state
+        accepted, rejected, size = self.past
         # copies, because compiled steps are specialised to tensors that are all different
-        return state._replace(accepted=self.tried[0].clone(), rejected=self.tried[1].clone())
+        h = torch.where(size > 0, size, state.h)
+        return state._replace(h=h, accepted=accepted.clone(), rejected=rejected.clone())
 
     def __call__(self, before: LoopState, bounds: Bounds, block: Outcome) -> tuple[Outcome, Bounds]:
         """Look at a block; gives it with the samples that must stop put back, and with their new last times."""
         if not self.surfaces:
             return block, bounds
-        seen = self.look(block)
-        marks = seen.flags.tolist()
-        *flags, bad = marks[: len(block.flags) + 1]
-        wide, crossed = len(self.surfaces), marks[len(block.flags) + 1 :]
+        flags, values = self.look(block)
+        *marks, calm = flags.tolist()
         # the host knows the flags now: the loop need not wait for them again
-        block = block._replace(flags=torch.tensor(flags, device="cpu"))
+        block = block._replace(flags=torch.tensor(marks, device="cpu"))
+        if calm:
+            return block, bounds
+        seen = self.sort(block, values)
+        bad, *crossed = seen.flags.tolist()
+        self.reads += 1
         if bad:
-            for size, t, value in zip(block.size, block.times, seen.values, strict=True):
+            for size, t, value in zip(block.size, block.times, values, strict=True):
                 check_values(value, size > 0, t, self.sign)
         if not any(crossed):
             self.side = seen.sides[-1]
             return block, bounds
-        self.reads += 1
-        which = [[e for e in range(wide) if crossed[k * wide + e]] for k in range(len(seen.values))]
+        wide = len(self.surfaces)
+        which = [[e for e in range(wide) if crossed[k * wide + e]] for k in range(len(values))]
         starts = [before.t, *block.times[:-1]]
         pieces = [Piece(*p) for p in zip(starts, block.size, block.states, block.coef, strict=True)]
-        stopped, end = self._locate(pieces, which, seen, bounds.end)
+        stopped, end = self._locate(pieces, which, seen, values, bounds.end)
+        if not any(self.surfaces[e].ends or self.surfaces[e].jump is not None for row in which for e in row):
+            self.side = seen.sides[-1]
+            return block, bounds
+        self.reads += 1
         self.side = torch.where(stopped, self.side, seen.sides[-1])
-        return put_back(before, block, stopped), bounds._replace(end=end)
+        return put_back(before, block, stopped, bounds.max_steps), bounds._replace(end=end)
 
-    def look(self, block: Outcome) -> Seen:
-        """Evaluate the events at the ends of the attempts; the host reads nothing."""
+    def look(self, block: Outcome) -> tuple[Tensor, Tensor]:
+        """Evaluate the events at the ends of the attempts; the host reads nothing.
+
+        Gives the flags of the block with one more, True if every value has the sign it had before, and the
+        values, shape (K, events, batch).
+        """
         ends = [*block.states[1:], block.state.y]
-        values, sides, crossed, bad = [], [self.side], [], torch.zeros_like(self.pending, dtype=torch.bool)
-        for size, t, y in zip(block.size, block.times, ends, strict=True):
+        each = [torch.stack([s.value(t, y) for s in self.surfaces]) for t, y in zip(block.times, ends, strict=True)]
+        values = torch.stack(each)
+        calm = ((self.side * values > 0) | (self.pending >= 0)).all()
+        return torch.cat([block.flags, calm.reshape(1)]), values
+
+    def sort(self, block: Outcome, values: Tensor) -> Seen:
+        """Tell which samples cross which surface in which attempt; the host reads nothing."""
+        sides, crossed, bad = [self.side], [], torch.zeros_like(self.pending, dtype=torch.bool)
+        for size, value in zip(block.size, values, strict=True):
             side, moved = sides[-1], size > 0
-            value = torch.stack([s.value(t, y) for s in self.surfaces])
             bad = bad | (moved & ~torch.isfinite(value)).any(dim=0)
-            changed = moved & (((side < 0) & (value >= 0)) | ((side > 0) & (value <= 0)))
-            counted = (self._rising & (side < 0)) | (self._falling & (side > 0))
-            crossed.append(changed & counted & (self.pending < 0) & (self.counts < self._limits))
+            up, down = moved & (side < 0) & (value >= 0), moved & (side > 0) & (value <= 0)
+            counted = [self._counted(e, up[e], down[e]) for e in range(len(self.surfaces))]
+            crossed.append(torch.stack(counted) & (self.pending < 0))
             # a value of zero at the end of a step is already on the other side
-            other = torch.where(value == 0, torch.where(changed, -side, side), value.sign().to(side.dtype))
+            other = torch.where(value == 0, torch.where(up | down, -side, side), value.sign().to(side.dtype))
             sides.append(torch.where(moved, other, side))
-            values.append(value)
         found = torch.stack(crossed)
-        flags = torch.cat([block.flags, bad.any().reshape(1), found.any(dim=2).reshape(-1)])
-        return Seen(flags, found, sides, values)
+        return Seen(torch.cat([bad.any().reshape(1), found.any(dim=2).reshape(-1)]), found, sides)
+
+    def _counted(self, event: int, up: Tensor, down: Tensor) -> Tensor:
+        """Crossings of one event in the direction that counts, before its limit."""
+        surface = self.surfaces[event]
+        crossing = up | down if surface.rising and surface.falling else up if surface.rising else down
+        return crossing & self._before_limit(event)
+
+    def _before_limit(self, event: int, ahead: int = 0) -> Tensor:
+        """Whether the next crossing, or one so many ahead of it, is within the event's limit."""
+        limit = self.surfaces[event].limit
+        return self.counts[event] + ahead < (UNLIMITED if limit is None else limit)
 
     def _locate(
         self,
         pieces: Sequence[Piece],
         which: Sequence[Sequence[int]],
         seen: Seen,
+        values: Tensor,
         end: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Find the times of crossings: note those that stop nothing, give the others as new last times."""
@@ -176,11 +195,12 @@ class Watch:
                 continue
             rows, theta, until = [], [], []
             for e in chosen:
-                surface, counts, limit = self.surfaces[e], self.counts[e], self._limits[e]
-                row = seen.found[k, e] & ~stopped & (counts < limit)
-                position, reads = on_step(surface.value, piece, seen.sides[k][e], seen.values[k][e], row)
+                surface = self.surfaces[e]
+                row = seen.found[k, e] & ~stopped & self._before_limit(e)
+                position, reads = on_step(surface.value, piece, seen.sides[k][e], values[k, e], row)
                 self.reads += reads
-                stops = row if surface.jump is not None else row & (counts + 1 >= limit) if surface.ends else ~row & row
+                stops = row if surface.jump is not None else row & ~self._before_limit(e, 1)
+                stops = stops if surface.jump is not None or surface.ends else torch.zeros_like(row)
                 rows.append(row & ~stops)
                 theta.append(position)
                 until.append(torch.where(stops, position, torch.inf))
@@ -189,7 +209,8 @@ class Watch:
             stopping = torch.isfinite(first)
             # of events at the same time the first in the sequence acts
             acting = (limits <= first + TOGETHER).to(torch.int8).argmax(dim=0)
-            self.pending = torch.where(stopping, self._events(chosen)[acting], self.pending)
+            for i, e in enumerate(chosen):
+                self.pending = torch.where(stopping & (acting == i), e, self.pending)
             end = torch.where(stopping, torch.addcmul(piece.t, torch.where(stopping, first, 0.0), piece.h), end)
             stopped = stopped | stopping
             for e, row, position in zip(chosen, rows, theta, strict=True):
@@ -201,14 +222,12 @@ class Watch:
         """Keep crossings that stop nothing."""
         theta = torch.where(rows, theta, 0.0)
         self.crossings.append(Crossing(event, rows, torch.addcmul(piece.t, theta, piece.h), piece.at(theta)))
-        self.counts = self.counts.index_add(0, self._events([event]), rows.to(torch.int64).unsqueeze(0))
-
-    def _events(self, chosen: Sequence[int]) -> Tensor:
-        """Indices on the device."""
-        return torch.tensor(chosen, dtype=torch.int64, device=self.side.device)
+        added = torch.zeros_like(self.counts)
+        added[event] = rows.to(added.dtype)
+        self.counts = self.counts + added
 
 
-def put_back(before: LoopState, block: Outcome, rows: Tensor) -> Outcome:
+def put_back(before: LoopState, block: Outcome, rows: Tensor, max_steps: Tensor) -> Outcome:
     """Undo a block of attempts in some rows, which then count as rejected."""
     column = rows.unsqueeze(-1)
     now = block.state
@@ -217,6 +236,7 @@ def put_back(before: LoopState, block: Outcome, rows: Tensor) -> Outcome:
         for old, new in zip(before.carry, now.carry, strict=True)
     )
     tried = now.accepted + now.rejected - before.accepted
+    status = torch.where(before.accepted + tried >= max_steps, Status.MAX_STEPS.value, Status.RUNNING.value)
     state = LoopState(
         t=torch.where(rows, before.t, now.t),
         h=torch.where(rows, before.h, now.h),
@@ -226,7 +246,7 @@ def put_back(before: LoopState, block: Outcome, rows: Tensor) -> Outcome:
             torch.where(rows, before.previous[0], now.previous[0]),
             torch.where(rows, before.previous[1], now.previous[1]),
         ),
-        status=torch.where(rows, Status.RUNNING.value, now.status).to(now.status.dtype),
+        status=torch.where(rows, status, now.status).to(now.status.dtype),
         accepted=torch.where(rows, before.accepted, now.accepted),
         rejected=torch.where(rows, tried, now.rejected),
     )
