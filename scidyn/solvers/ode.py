@@ -47,9 +47,9 @@ def solve_ode(
     compile: bool | str = False,
     on_failure: str = "raise",
     progress: Callable[[float], None] | None = None,
-    events: Event | None = None,
-    jump_times: Sequence[float] | None = None,
-    jump: Callable[[Tensor, Tensor], Tensor] | None = None,
+    events: Event | Sequence[Event] | None = None,
+    jump_times: Sequence[float] | Tensor | None = None,
+    jump: Callable[..., Tensor] | None = None,
 ) -> Solution:
     r"""Solve an initial value problem and make its solution differentiable.
 
@@ -105,7 +105,8 @@ def solve_ode(
     checkpoints : int, optional
         Largest number of states that the discrete adjoint keeps, at least 2; the times and sizes of all steps are
         kept besides. Steps between them are taken again in the backward sweep, which gives the same
-        gradient. Left out, the state at every step is kept. Explicit Runge–Kutta methods only.
+        gradient. Left out, the state at every step is kept. Explicit Runge–Kutta methods only. Events and jumps
+        divide the solve into segments, each with that many states.
     regularize : str, optional
         Measure how hard the steps were, as ``Solution.regularization`` with a differentiable ``value``:
         ``"error"`` sums the scaled error estimate times the step size over the steps, ``"stiffness"`` an
@@ -135,15 +136,19 @@ def solve_ode(
         are NaN and have no gradient; see ``Solution.status``.
     progress : callable, optional
         Called with the fraction of the span that the slowest sample has covered.
-    events : Event, optional
-        Where a sample stops: see :class:`scidyn.solvers.Event`. Needs ``stepping="per_sample"``. The status
-        becomes EVENT, rows after the event are NaN, and ``Solution.events`` holds its differentiable time
-        and state.
-    jump_times : sequence of float, optional
+    events : Event or sequence of Event, optional
+        Surfaces at which a sample stops, jumps or is recorded: see :class:`scidyn.solvers.Event`. Each sample
+        meets them at times of its own, so a batch of more than one needs ``stepping="per_sample"``; fixed steps
+        have none. A sample ended by an event has the status EVENT and NaN in the rows behind it.
+        ``Solution.events`` holds the differentiable times and states. Of events at the same time all are
+        recorded and the first in the sequence acts.
+    jump_times : sequence of float or Tensor, shape (J,) or (batch, J), optional
         Times at which ``f`` or the state jumps, in units of ``t``: a step ends at each and the next starts
-        afresh. Needs ``t`` of shape (time,). A time equal to a jump reports the state after it.
+        afresh. Rows of their own, padded with NaN, need ``stepping="per_sample"``. A tensor receives gradients.
+        A reported time equal to a jump shows the state after it.
     jump : callable, optional
-        ``jump(t, y)`` gives the state after the jump at ``t``, of the shape of ``y0``: a dose, a reset.
+        ``jump(t, y)``, or ``jump(t, y, args)`` if it takes three arguments, gives the states after the jump at
+        ``t``, of the shape of ``y``: a dose, a reset.
 
     Returns
     -------
@@ -155,11 +160,11 @@ def solve_ode(
     scidyn.errors.OptionError
         If an option is unknown, out of range, or does not go with another.
     scidyn.errors.ShapeError
-        If ``y0``, ``t``, ``atol`` or what ``f`` returns has a wrong shape, dtype or device.
+        If ``y0``, ``t``, ``atol`` or what ``f``, an event or a jump returns has a wrong shape, dtype or device.
     scidyn.errors.NonFiniteError
-        If ``y0`` or ``t`` holds NaN or infinity.
+        If ``y0`` or ``t`` holds NaN or infinity, or an event or a jump returns it.
     scidyn.errors.TimeGridError
-        If the times are not sorted.
+        If the times are not sorted, or a jump is outside of them.
     scidyn.errors.SolverError
         If a sample fails and ``on_failure="raise"``; its ``solution`` holds what was computed.
 
