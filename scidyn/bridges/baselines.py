@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["evaluate_cloud", "interpolate_clouds", "optimal_pairs", "wasserstein"]
+__all__ = ["METRICS", "cloud_distance", "evaluate_cloud", "interpolate_clouds", "optimal_pairs"]
+
+METRICS = ("w1", "w2", "sliced", "mmd", "energy")
 
 
 def equal_sizes(x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -27,11 +29,14 @@ def optimal_pairs(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return j, torch.linalg.vector_norm(x - y[j], dim=1)
 
 
-def wasserstein(x: Tensor, y: Tensor, metric: str) -> float:
-    """Exact Wasserstein distance of order 1 (``"w1"``) or 2 (``"w2"``) between clouds of equal size."""
+def cloud_distance(x: Tensor, y: Tensor, metric: str) -> float:
+    """Distance between clouds of equal size: exact Wasserstein of order 1 or 2, or another by its name."""
     from scidyn import transport
 
-    return float(transport.wasserstein(x, y, 1 if metric == "w1" else 2, method="exact").value)
+    if metric in ("w1", "w2"):
+        return float(transport.wasserstein(x, y, 1 if metric == "w1" else 2, method="exact").value)
+    other = {"mmd": transport.mmd, "energy": transport.energy_distance, "sliced": transport.sliced_wasserstein}
+    return float(other[metric](x, y).value)
 
 
 def interpolate_clouds(x: Tensor, y: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -42,14 +47,15 @@ def interpolate_clouds(x: Tensor, y: Tensor, share: float, generator: torch.Gene
 
 
 def evaluate_cloud(
-    guesses: Mapping[str, Tensor], target: Tensor, metric: str, generator: torch.Generator
-) -> dict[str, float]:
-    """Distance of every guess from ``target`` at equal size, and ``floor``: two halves of the target."""
+    guesses: Mapping[str, Tensor], target: Tensor, metrics: Sequence[str], generator: torch.Generator
+) -> dict[str, list[float]]:
+    """Distances of every guess from ``target`` at equal size, and ``floor``: two halves of the target."""
     out = {}
     for name, guess in guesses.items():
         a, b = equal_sizes(guess, target, generator)
-        out[name] = wasserstein(a, b, metric)
+        out[name] = [cloud_distance(a, b, metric) for metric in metrics]
     order = torch.randperm(len(target), generator=generator)
     half = len(target) // 2
-    out["floor"] = wasserstein(target[order[:half]], target[order[half : 2 * half]], metric)
+    first, second = target[order[:half]], target[order[half : 2 * half]]
+    out["floor"] = [cloud_distance(first, second, metric) for metric in metrics]
     return out

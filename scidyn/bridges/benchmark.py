@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scidyn._check.values import choice, integer
-from scidyn.bridges.baselines import evaluate_cloud, interpolate_clouds
+from scidyn.bridges.baselines import METRICS, evaluate_cloud, interpolate_clouds
 from scidyn.bridges.snapshots import Snapshots
 from scidyn.errors import OptionError
 
@@ -27,7 +27,7 @@ def leave_one_out(
     times: Any = None,
     methods: Mapping[str, Callable[[int], Any]] | None = None,
     *,
-    metric: str = "w1",
+    metric: str | Sequence[str] = "w1",
     seeds: int = 5,
     cells: int | None = None,
     progress: Callable[[float], None] | None = None,
@@ -48,8 +48,10 @@ def leave_one_out(
     methods : mapping of str to callable
         Name to a function from a seed to an unfitted object with ``fit(snapshots)`` and
         ``push(x, start, stop)``.
-    metric : {"w1", "w2"}
-        Exact Wasserstein distance of order 1 or 2, Euclidean ground cost.
+    metric : str or sequence of str
+        ``"w1"``, ``"w2"``: exact Wasserstein distance of order 1 or 2, Euclidean ground cost; ``"sliced"``: sliced
+        Wasserstein distance of order 2; ``"mmd"``: maximum mean discrepancy; ``"energy"``: energy distance. Several
+        are measured on the same fits.
     seeds : int
         Repetitions; each draws cells, fits and moves them anew.
     cells : int, optional
@@ -60,9 +62,9 @@ def leave_one_out(
     Returns
     -------
     xarray.Dataset
-        ``distance`` with dims ``model, start, time, seed``; the methods ``interpolation``, ``previous``,
-        ``next`` (copies of the neighbours) and ``floor`` (two halves of the held-out snapshot) stand
-        beside yours.
+        ``distance`` with dims ``model, start, time, seed``, and ``metric`` if several were given; the methods
+        ``interpolation``, ``previous``, ``next`` (copies of the neighbours) and ``floor`` (two halves of the
+        held-out snapshot) stand beside yours.
 
     Raises
     ------
@@ -84,47 +86,51 @@ def leave_one_out(
     """
     import xarray as xr
 
-    choice("metric", metric, ("w1", "w2"))
+    metrics = [metric] if isinstance(metric, str) else list(metric)
+    for name in metrics or [""]:
+        choice("metric", name, METRICS)
     count = integer("seeds", seeds, at_least=1)
     whole, methods = Snapshots.of(snapshots, times, least=3), dict(methods or {})
     taken = [n for n in methods if n in BASELINES]
     if taken:
         raise OptionError(f"{taken[0]!r} is the name of a baseline; name your method otherwise.")
     names, held = [*methods, *BASELINES], range(1, len(whole) - 1)
-    values = np.full((len(names), 2, len(held), count), np.nan)
+    values = np.full((len(names), 2, len(held), count, len(metrics)), np.nan)
     for r in range(count):
         generator = torch.Generator().manual_seed(r)
         drawn = whole.subsample(cells or max(whole.sizes), generator)
         for h, k in enumerate(held):
-            scores = _one(drawn, k, methods, metric, r, generator)
+            scores = _one(drawn, k, methods, metrics, r, generator)
             for m, name in enumerate(names):
                 values[m, :, h, r] = scores[name]
             if progress is not None:
                 progress((r * len(held) + h + 1) / (count * len(held)))
-    return xr.Dataset(
-        {"distance": (("model", "start", "time", "seed"), values)},
+    table = xr.Dataset(
+        {"distance": (("model", "start", "time", "seed", "metric"), values)},
         coords={
             "model": names,
             "start": ["one_step", "rollout"],
             "time": ("time", whole.times[1:-1].numpy(), {"units": whole.time_units}),
             "seed": np.arange(count),
+            "metric": metrics,
         },
         attrs={
-            "metric": metric,
+            "metric": ", ".join(metrics),
             "cells": [min(n, cells or n) for n in whole.sizes],
             "features": whole.dim,
         },
     )
+    return table.isel(metric=0, drop=True) if isinstance(metric, str) else table
 
 
 def _one(
     s: Snapshots,
     k: int,
     methods: Mapping[str, Callable[[int], Any]],
-    metric: str,
+    metrics: Sequence[str],
     seed: int,
     generator: torch.Generator,
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, tuple[list[float], list[float]]]:
     """Both distances of every method and baseline from snapshot ``k``."""
     seen = s.select([j for j in range(len(s)) if j != k])
     t, target = float(s.times[k]), s.clouds[k]
@@ -139,6 +145,6 @@ def _one(
         model = make(seed).fit(seen)
         one[name] = model.push(s.clouds[k - 1], float(s.times[k - 1]), t)
         long[name] = one[name] if k == 1 else model.push(s.clouds[0], float(s.times[0]), t)
-    first = evaluate_cloud(one, target, metric, generator)
-    second = evaluate_cloud(long, target, metric, generator)
+    first = evaluate_cloud(one, target, metrics, generator)
+    second = evaluate_cloud(long, target, metrics, generator)
     return {name: (first[name], second[name] if name in methods else first[name]) for name in first}

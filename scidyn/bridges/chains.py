@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +85,7 @@ def couple(
     generator: torch.Generator,
     growth: Sequence[Tensor] | None = None,
     tau: float = 1.0,
+    progress: Callable[[float], None] | None = None,
 ) -> Chains:
     """Couple neighbouring snapshots.
 
@@ -103,6 +104,8 @@ def couple(
         Net growth rate of every cell, 1/time: sources of the entropic plan weigh ``exp(growth · Δ)`` more.
     tau : float
         How strictly the sources' weights bind in the entropic plan.
+    progress : callable, optional
+        Told the finished fraction of the intervals.
     """
     choice("coupling", kind, COUPLINGS)
     links: list[Coupling | Tensor | None] = []
@@ -121,6 +124,8 @@ def couple(
             links.append(_partners(x, y, generator))
         else:
             links.append(None)
+        if progress is not None:
+            progress((k + 1) / (len(snapshots) - 1))
     return Chains(snapshots, kind, tuple(links))
 
 

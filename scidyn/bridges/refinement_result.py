@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scidyn._check.values import choice, integer, number
-from scidyn.bridges.baselines import evaluate_cloud, interpolate_clouds
+from scidyn.bridges.baselines import METRICS, evaluate_cloud, interpolate_clouds
 from scidyn.bridges.snapshots import Snapshots
 from scidyn.errors import DataError, OptionError
 
@@ -173,7 +173,7 @@ class BridgeResult:
 
         Parameters
         ----------
-        metric : {"w1", "w2"}
+        metric : {"w1", "w2", "sliced", "mmd", "energy"}
             Wasserstein distance with the Euclidean ground cost, of order 1 or 2, between clouds of
             equally many cells.
 
@@ -190,7 +190,7 @@ class BridgeResult:
         """
         import xarray as xr
 
-        choice("metric", metric, ("w1", "w2"))
+        choice("metric", metric, METRICS)
         if not self.holdout:
             raise DataError("Nothing was held out; pass holdout=[…] to fit.")
         s, rows, when = self.snapshots, [], []
@@ -210,7 +210,8 @@ class BridgeResult:
                 "bridge": self._cloud(t, len(target), None),
                 "interpolation": between, "previous": s.clouds[low], "next": s.clouds[high],
             }  # fmt: skip
-            rows.append(evaluate_cloud(guess, target, metric, generator))
+            found = evaluate_cloud(guess, target, [metric], generator)
+            rows.append({name: values[0] for name, values in found.items()})
             when.append(t)
         return xr.Dataset(
             {name: ("time", [r[name] for r in rows]) for name in rows[0]},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,14 @@ class SinkhornBridge:
         self.tau = number("tau", tau, above=0.0, at_most=1.0)
         self.seed = seed
 
-    def fit(self, snapshots: Any, times: Any = None, *, growth: Any = None) -> SinkhornBridge:
+    def fit(
+        self,
+        snapshots: Any,
+        times: Any = None,
+        *,
+        growth: Any = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> SinkhornBridge:
         """Couple neighbouring snapshots.
 
         Parameters
@@ -73,6 +81,8 @@ class SinkhornBridge:
             Needed with a sequence of clouds.
         growth : sequence of array_like of shape (cell,), optional
             Net growth rates known beforehand, 1/time, per snapshot.
+        progress : callable, optional
+            Told the finished fraction of the intervals.
         """
         self.snapshots_ = Snapshots.of(snapshots, times)
         generator = torch.Generator().manual_seed(self.seed)
@@ -81,7 +91,13 @@ class SinkhornBridge:
         if rates is not None and [len(g) for g in rates] != list(self.snapshots_.sizes):
             raise ShapeError(f"growth has {[len(g) for g in rates]} rates; there are {self.snapshots_.sizes} cells.")
         self.chains_: Chains = couple(
-            self.snapshots_, "sinkhorn", sigma=self.sigma_, generator=generator, growth=rates, tau=self.tau
+            self.snapshots_,
+            "sinkhorn",
+            sigma=self.sigma_,
+            generator=generator,
+            growth=rates,
+            tau=self.tau,
+            progress=progress,
         )
         return self
 

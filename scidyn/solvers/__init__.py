@@ -29,6 +29,7 @@ from scidyn.solvers.ctmc import (
 )
 from scidyn.solvers.events import Event, EventRecord
 from scidyn.solvers.ode import solve_ode
+from scidyn.solvers.penalties import LocalError, Regularization, Stiffness
 from scidyn.solvers.phi import phi_functions
 from scidyn.solvers.sde import LangevinSolution, SDESolution, solve_langevin, solve_sde
 from scidyn.solvers.sensitivity import solve_sensitivities
@@ -49,12 +50,14 @@ __all__ = [
     "JumpStatus",
     "LangevinSolution",
     "LinearPath",
+    "LocalError",
     "MarkovFBM",
     "NaturalCubicPath",
     "Noise",
     "RateMatrix",
     "ReactionNetwork",
     "RectilinearPath",
+    "Regularization",
     "SDESolution",
     "SemilinearField",
     "SeparableField",
@@ -63,6 +66,7 @@ __all__ = [
     "Stats",
     "Status",
     "SteadyState",
+    "Stiffness",
     "fixed_point",
     "join",
     "levy_area",

@@ -14,6 +14,7 @@ from scidyn.solvers.controller import Controller
 from scidyn.solvers.events import Event
 from scidyn.solvers.interruptions import find_interruptions
 from scidyn.solvers.methods.stepper import Method
+from scidyn.solvers.penalties import Regularization
 from scidyn.solvers.request import Request, solve
 from scidyn.solvers.segments import solve_in_segments
 from scidyn.solvers.solution import Solution
@@ -39,8 +40,7 @@ def solve_ode(
     stepping: str | None = None,
     adjoint: str | None = "discrete",
     checkpoints: int | None = None,
-    regularize: str | None = None,
-    regularize_seed: int = 0,
+    regularize: Callable[[Regularization], Tensor] | None = None,
     backend: str = "native",
     dense: bool = False,
     params: Sequence[Tensor] | None = None,
@@ -107,14 +107,11 @@ def solve_ode(
         kept besides. Steps between them are taken again in the backward sweep, which gives the same
         gradient. Left out, the state at every step is kept. Explicit Runge–Kutta methods only. Events and jumps
         divide the solve into segments, each with that many states.
-    regularize : str, optional
-        Measure how hard the steps were, as ``Solution.regularization`` with a differentiable ``value``:
-        ``"error"`` sums the scaled error estimate times the step size over the steps, ``"stiffness"`` an
-        estimate of the largest eigenvalue of the Jacobian; ``"local_error"`` and ``"local_stiffness"`` take one
-        random accepted step per sample (one in all if steps are shared) from a state without gradient, and go
-        with every native adjoint. Its gradient through the repeated steps is kept by autograd.
-    regularize_seed : int
-        Seed of the random steps.
+    regularize : LocalError, Stiffness, a sum of them, or callable, optional
+        Measure how hard the steps were: ``Solution.reg`` holds the error and stiffness estimates of every step
+        and their differentiable ``value`` to add to a loss. A callable makes the value of a
+        :class:`scidyn.solvers.Regularization` itself. Its gradient through the repeated steps is kept by
+        autograd. One random step, for every native adjoint: :meth:`scidyn.solvers.Solution.local_regulariser`.
     backend : str
         ``"native"``; ``"scipy"`` with ``method="Radau"``, ``"BDF"``, ``"LSODA"``, ``"DOP853"``, ``"RK45"`` or
         ``"RK23"``, sample by sample on the host; or ``"torchdiffeq"`` for a comparison with that package
@@ -210,6 +207,6 @@ def solve_ode(
         setup |= {"method": gradient_method(foreign), "stepping": stepping or "per_sample"}
     problem = prepare(f, y0, t, **setup)
     limit = None if checkpoints is None else integer("checkpoints", checkpoints, at_least=2)
-    request = Request(backend, foreign, limit, regularize, regularize_seed, controller, dense, progress, **gradient)
+    request = Request(backend, foreign, limit, regularize, controller, dense, progress, **gradient)
     plan = find_interruptions(problem, backend, events, jump_times, jump)
     return solve(problem, request) if plan is None else solve_in_segments(problem, request, plan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from scidyn.solvers.adjoint.checkpoints import Checkpoints, check_checkpoints
 from scidyn.solvers.adjoint.continuous import attach_continuous, check_backsolve
 from scidyn.solvers.adjoint.direct import replay
 from scidyn.solvers.adjoint.discrete import attach
+from scidyn.solvers.adjoint.local_regularisation import Grid, local_regulariser
 from scidyn.solvers.adjoint.regularisation import check_regularize, regularised, with_nodes
 from scidyn.solvers.adjoint.reversible import Marks, attach_reversible, reversible
 from scidyn.solvers.adjoint.times import move, move_outputs
@@ -26,6 +28,7 @@ from scidyn.solvers.dense import Records, evaluate, locate
 from scidyn.solvers.failure import report
 from scidyn.solvers.fixed_steps import integrate_fixed
 from scidyn.solvers.loop import Trace, integrate
+from scidyn.solvers.penalties import Regularization
 from scidyn.solvers.solution import Solution, Stats
 from scidyn.solvers.status import Status
 from scidyn.solvers.watch import Watch
@@ -42,8 +45,7 @@ class Request(NamedTuple):
     backend: str
     foreign: str | None
     checkpoints: int | None
-    regularize: str | None
-    regularize_seed: int
+    regularize: Callable[[Regularization], Tensor] | None
     controller: object
     dense: bool
     progress: Callable[[float], None] | None
@@ -66,15 +68,17 @@ def solve(problem: Problem, request: Request) -> Solution:
         trace = _with_torchdiffeq(problem, adjoint, inputs)
         return report(make_solution(problem, trace, trace.y), trace.last_size, request.on_failure)
     trace, marks = march(problem, k1, request, differentiate=inputs is not None)
-    nodes = request.regularize in ("error", "stiffness") and len(trace.size) > 0
+    nodes = request.regularize is not None and len(trace.size) > 0
     whole, longer = with_nodes(problem, trace) if nodes else (problem, trace)
     y = longer.y if inputs is None else differentiable(whole, longer, inputs, adjoint, marks)
     y, states = y[:, : trace.y.shape[1]], y[:, trace.y.shape[1] :].transpose(0, 1) if nodes else trace.states
     solution = report(make_solution(problem, trace, y), trace.last_size, request.on_failure)
+    # a reversible pair of states is not what one plain step starts from
+    kept = trace.states[:0].clone() if adjoint == "reversible" else trace.states
+    solution = replace(solution, _local=partial(local_regulariser, plain, Grid(trace.times, trace.size, kept)))
     if request.regularize is None or not len(trace.size):
         return solution
-    shown = regularised(plain, trace, request.regularize, states, request.regularize_seed)
-    return replace(solution, regularization=shown)
+    return replace(solution, reg=regularised(plain, trace, request.regularize, states))
 
 
 def check(problem: Problem, request: Request) -> None:

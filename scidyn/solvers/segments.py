@@ -198,7 +198,7 @@ class _Journey:
         for crossing in watch.crossings:
             extra.append(torch.where(crossing.rows, crossing.t, part.start).unsqueeze(1))
             states.append(torch.where(crossing.rows.unsqueeze(1), crossing.y, part.y0.detach()).unsqueeze(1))
-        nodes = self.request.regularize in ("error", "stiffness") and len(trace.size) > 0
+        nodes = self.request.regularize is not None and len(trace.size) > 0
         if nodes:
             extra.append(trace.times[:-1, : len(times)].T)
             states.append(trace.states.transpose(0, 1))

@@ -15,7 +15,7 @@ from scidyn.solvers.status import Status
 if TYPE_CHECKING:
     import xarray as xr
 
-    from scidyn.solvers.adjoint.regularisation import Regularization
+    from scidyn.solvers.penalties import Regularization
 
 __all__ = ["Solution", "Stats"]
 
@@ -64,7 +64,7 @@ class Solution:
         Steps, rejections, evaluations and host reads.
     events : EventRecord, tuple of EventRecord, or None
         Crossings of the event that was given; one record for each if a sequence was.
-    regularization : Regularization or None
+    reg : Regularization or None
         With ``regularize=``: ``value`` to add to a loss, and ``error``, ``stiffness``, ``t``, ``h`` per step.
 
     Examples
@@ -82,7 +82,8 @@ class Solution:
     stats: Stats
     _interpolant: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
     events: Any = None
-    regularization: Regularization | None = field(default=None, repr=False)
+    reg: Regularization | None = field(default=None, repr=False)
+    _local: Callable[[str, str, str, torch.Generator], Tensor] | None = field(default=None, repr=False)
 
     @property
     def success(self) -> bool:
@@ -132,6 +133,59 @@ class Solution:
                 f"{times[outside][0].item():g} is outside: solve over a longer span."
             )
         return self._interpolant(times)
+
+    def local_regulariser(
+        self, kind: str = "error", when: str = "accepted", *, step: str = "accepted", generator: torch.Generator
+    ) -> Tensor:
+        """Measure one more step at a random time: a penalty on hard vector fields for any adjoint (LRNODE).
+
+        The step starts from a state without gradient, so the gradient reaches the vector field through that
+        step only. It starts at a random time of each sample, at one for all samples if they share their steps.
+
+        Parameters
+        ----------
+        kind : str
+            ``"error"`` (scaled error estimate times the step size) or ``"stiffness"``.
+        when : str
+            ``"accepted"``: at the start of a random accepted step, so hard regions are met more often (biased);
+            ``"uniform"``: at a uniformly distributed time (unbiased), moved back where the step would leave
+            the span.
+        step : str
+            ``"accepted"``: as long as the accepted step there; ``"initial"``: as long as a solve that starts
+            there would try first, much shorter as a rule.
+        generator : torch.Generator
+            Source of the random time, on the CPU.
+
+        Returns
+        -------
+        Tensor, scalar
+            Mean over the samples; differentiable. Running statistics of batch normalisation are left alone.
+
+        Raises
+        ------
+        scidyn.errors.OptionError
+            If the method has no such estimate, an option is unknown, or the solve kept no grid of steps
+            (another backend; events or jumps with another adjoint than ``"discrete"``).
+
+        Examples
+        --------
+        >>> import torch
+        >>> from scidyn.solvers import solve_ode
+        >>> rate = torch.tensor(-1.5, requires_grad=True)
+        >>> solution = solve_ode(lambda t, y: rate * y, torch.ones(1, 1), [0.0, 2.0], adjoint="backsolve")
+        >>> penalty = solution.local_regulariser("stiffness", generator=torch.Generator().manual_seed(0))
+        >>> round(penalty.item(), 2), round(torch.autograd.grad(penalty, rate)[0].item(), 2)
+        (1.5, -1.0)
+
+        References
+        ----------
+        A. Pal, A. Edelman, C. Rackauckas, Locally regularized neural differential equations, ICML 2023.
+        """
+        if self._local is None:
+            raise OptionError(
+                "this Solution kept no grid of steps: use backend='native', with events or jumps adjoint='discrete'."
+            )
+        return self._local(kind, when, step, generator)
 
     def to_dataset(
         self,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from scidyn.solvers.adjoint.local_regularisation import Grid, local_regulariser
 from scidyn.solvers.adjoint.regularisation import regularised
 from scidyn.solvers.adjoint.times import move_outputs
 from scidyn.solvers.arguments import Problem
@@ -125,9 +127,11 @@ class Travelled:
             host_reads=sum(t.host_reads for t in self._traces) + self.reads,
         )
         solution = make_solution(problem, trace, y)
+        if len(trace.states) == len(trace.size) and request.adjoint != "reversible":
+            local = partial(local_regulariser, problem, Grid(trace.times, trace.size, trace.states))
+            solution = replace(solution, _local=local)
         if request.regularize is not None and len(trace.size):
-            states, seed = torch.cat(self.nodes), request.regularize_seed
-            solution = replace(solution, regularization=regularised(problem, trace, request.regularize, states, seed))
+            solution = replace(solution, reg=regularised(problem, trace, request.regularize, torch.cat(self.nodes)))
         if not plan.surfaces:
             return solution
         records = tuple(self._record(problem, entries) for entries in self.events)

@@ -12,10 +12,12 @@ from scidyn.training.schedules import shooting_lengths as shooting_lengths
 from scidyn.training.schedules import shooting_windows as shooting_windows
 from scidyn.training.stages import LBFGS as LBFGS
 from scidyn.training.stages import Adam as Adam
+from scidyn.training.weights import ExponentialDecay as ExponentialDecay
 
 __all__ = [
     "LBFGS",
     "Adam",
+    "ExponentialDecay",
     "FitResult",
     "GaussNewtonResult",
     "Loss",

@@ -20,7 +20,8 @@ class Progress:
     """Context manager that tells a person what is being done and how far it has come.
 
     On a terminal a bar moves; elsewhere (a log file, a pipe) a line is printed for each stage and
-    then every five seconds. Nothing is printed in the first two seconds. All goes to ``stderr``.
+    then every five seconds. Both tell how long the stage will still take. Nothing is printed in the
+    first two seconds. All goes to ``stderr``.
 
     Parameters
     ----------
@@ -40,13 +41,13 @@ class Progress:
     def __init__(self, title: str, enabled: bool | None = None) -> None:
         self.title = title
         self.enabled = True if enabled is None else bool(enabled)
-        self._start = self._last = time.monotonic()
+        self._start = self._last = self._begun = time.monotonic()
         self._text, self._told = "", ""
         self._bar: Any = None
         self._task: Any = None
 
     def __enter__(self) -> Progress:
-        self._start = self._last = time.monotonic()
+        self._start = self._last = self._begun = time.monotonic()
         return self
 
     def __exit__(
@@ -64,7 +65,7 @@ class Progress:
         text : str
             For example ``"fit the whole record"``.
         """
-        self._text = text
+        self._text, self._begun = text, time.monotonic()
         self.advance(0.0)
 
     def advance(self, fraction: float, text: str = "") -> None:
@@ -85,8 +86,15 @@ class Progress:
             self._draw(fraction, words)
         elif self._text != self._told or now - self._last >= EVERY:
             self._told, self._last = self._text, now
-            share = f" {100 * fraction:.0f} %" if fraction > 0 else ""
+            share = f" {100 * fraction:.0f} %{self._left(fraction)}" if fraction > 0 else ""
             print(f"{self.title}: {words}{share}", file=sys.stderr, flush=True)
+
+    def _left(self, fraction: float) -> str:
+        """How long the stage will still take, if it goes on as it did."""
+        if fraction < 0.02 or fraction >= 1:
+            return ""
+        seconds = (time.monotonic() - self._begun) * (1 - fraction) / fraction
+        return f", about {seconds:.0f} s left" if seconds < 120 else f", about {seconds / 60:.0f} min left"
 
     def _draw(self, fraction: float, words: str) -> None:
         if self._bar is None:
@@ -98,4 +106,4 @@ class Progress:
             self._bar = Bar(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
             self._task = self._bar.add_task(self.title, total=1.0, words=words)
             self._bar.start()
-        self._bar.update(self._task, completed=fraction, words=words)
+        self._bar.update(self._task, completed=fraction, words=f"{words}{self._left(fraction)}")

@@ -11,10 +11,12 @@ from scidyn.viz.forecast import plot_forecast as plot_forecast
 from scidyn.viz.phase_plane import plot_phase_plane as plot_phase_plane
 from scidyn.viz.profiles import plot_profiles as plot_profiles
 from scidyn.viz.record import plot_record as plot_record
+from scidyn.viz.report import cells_report as cells_report
 from scidyn.viz.report import report as report
 from scidyn.viz.residuals import plot_residuals as plot_residuals
 
 __all__ = [
+    "cells_report",
     "plot_convergence",
     "plot_fit",
     "plot_forecast",

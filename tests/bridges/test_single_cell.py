@@ -168,7 +168,13 @@ def test_the_command_writes_results_and_refuses_in_one_line(tmp_path):
     path = write(two_lineages(n=20), tmp_path / "cells.h5ad")
     done = CliRunner().invoke(app, ["trajectories", str(path), "--out", str(tmp_path / "o"), "--groups", "cell_type"])
     assert done.exit_code == 0, done.output
-    assert {p.name for p in (tmp_path / "o").iterdir()} == {"cells.h5ad", "scores.csv", "paths.png", "marginals.png"}
+    assert {p.name for p in (tmp_path / "o").iterdir()} == {
+        "cells.h5ad",
+        "scores.csv",
+        "report.html",
+        "paths.png",
+        "marginals.png",
+    }
     assert "interpolation" in done.output
     again = CliRunner().invoke(app, ["trajectories", str(path), "--out", str(tmp_path / "o")])
     assert isinstance(again.exception, ArtifactError)

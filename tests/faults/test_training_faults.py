@@ -18,7 +18,7 @@ from scidyn.training.checkpoint import read_checkpoint
 def child(work, *arguments):
     """A process forked from a clean server: autograd cannot fork once a test here has registered a device."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fits"])
+    context.set_forkserver_preload(["torch", "xarray", "scidyn.training.fit"])
     process = context.Process(target=work, args=arguments)
     process.start()
     return process

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scidyn.solvers import Event, Status, solve_ode
+from scidyn.solvers import Event, LocalError, Status, solve_ode
 
 F64 = torch.float64
 LAST = 5.0
@@ -103,7 +103,7 @@ def test_dense_output_jumps_where_the_state_does():
     assert after > 11
 
 
-@pytest.mark.parametrize("options", [{"checkpoints": 3}, {"regularize": "error"}, {"regularize": "local_error"}])
+@pytest.mark.parametrize("options", [{"checkpoints": 3}, {"regularize": LocalError()}])
 def test_checkpoints_and_measures_of_the_steps_go_with_events(options):
     p = parameters()
     plain, with_option = dropped(p, rtol=1e-9), dropped(p, rtol=1e-9, **options)
@@ -111,14 +111,17 @@ def test_checkpoints_and_measures_of_the_steps_go_with_events(options):
     grads = [torch.autograd.grad(s.y[:, -1].sum(), p["height"], retain_graph=True)[0] for s in (plain, with_option)]
     torch.testing.assert_close(grads[0], grads[1], rtol=1e-10, atol=0)
     if "regularize" in options:
-        shown = with_option.regularization
+        shown = with_option.reg
         assert torch.isfinite(shown.value)
-        steps = (shown.h > 0).sum(dim=1)
-        if "local" in options["regularize"]:
-            assert steps.tolist() == [1, 1, 1]
-        else:
-            assert shown.h.sum(dim=1).tolist() == pytest.approx([LAST] * 3)
-            assert torch.equal(steps, with_option.stats.n_accepted)
+        assert shown.h.sum(dim=1).tolist() == pytest.approx([LAST] * 3)
+        assert torch.equal((shown.h > 0).sum(dim=1), with_option.stats.n_accepted)
+
+
+def test_one_random_step_between_the_impacts():
+    p = parameters()
+    solution = dropped(p, adjoint="discrete")
+    value = solution.local_regulariser(generator=torch.Generator().manual_seed(0))
+    assert torch.isfinite(value).all()
 
 
 def test_a_limit_on_the_number_of_crossings():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scidyn.errors import NonFiniteError, OptionError, ShapeError, TimeGridError
-from scidyn.solvers import Event, solve_ode
+from scidyn.solvers import Event, LocalError, solve_ode
 
 F64 = torch.float64
 DOSES = [0.0, 8.0, 16.0]
@@ -66,7 +66,7 @@ OPTIONS = [
     {"adjoint": "reversible"},
     {"adjoint": "interpolating"},
     {"checkpoints": 4},
-    {"regularize": "error"},
+    {"regularize": LocalError()},
     {"method": "rk4", "stepping": "fixed", "dt0": 0.05},
     {"method": "rodas5p"},
 ]

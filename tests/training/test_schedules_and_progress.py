@@ -62,7 +62,7 @@ def test_long_jobs_print_a_plain_line_per_stage(capsys, monkeypatch):
         bar.stage("L-BFGS")
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.splitlines() == ["fit: Adam", "fit: Adam loss 0.1 50 %", "fit: L-BFGS"]
+    assert err.splitlines() == ["fit: Adam", "fit: Adam loss 0.1 50 %, about 6 s left", "fit: L-BFGS"]
     with Progress("fit", enabled=False) as bar:
         now[0] = 99.0
         bar.stage("Adam")

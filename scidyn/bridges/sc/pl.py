@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from scidyn.bridges.sc.tl import _again, _sinkhorn
+from scidyn.bridges.sc.tl.bridge import stored_bridge, stored_sinkhorn_bridge
 from scidyn.errors import DataError
 
 __all__ = ["fate", "growth", "marginals", "paths"]
@@ -28,8 +28,20 @@ def _embedding(adata: Any, basis: str) -> np.ndarray:
     return np.asarray(adata.obsm[name])[:, :2]
 
 
-def paths(adata: Any, *, key: str = "bridge", n: int = 30, fitted: Any = None, seed: int = 0, ax: Any = None) -> Any:
-    """Cells coloured by time and paths of the bridge, in the first two columns of its representation.
+def paths(
+    adata: Any,
+    *,
+    key: str = "bridge",
+    basis: str | None = None,
+    n: int = 30,
+    fitted: Any = None,
+    seed: int = 0,
+    ax: Any = None,
+) -> Any:
+    """Cells coloured by time and paths of the bridge, over an embedding.
+
+    Over another embedding than the bridge's own representation a path is drawn where its nearest measured
+    cells lie, their mean weighted by closeness: a picture, not a path of the embedding.
 
     Parameters
     ----------
@@ -37,6 +49,8 @@ def paths(adata: Any, *, key: str = "bridge", n: int = 30, fitted: Any = None, s
         With a bridge.
     key : str
         Key of the bridge.
+    basis : str, optional
+        Embedding in ``obsm``, such as ``"umap"``; default the first two columns of the representation.
     n : int
         Number of paths.
     fitted : SinkhornBridge or FlowMatching, optional
@@ -59,11 +73,15 @@ def paths(adata: Any, *, key: str = "bridge", n: int = 30, fitted: Any = None, s
     >>> matplotlib.use("Agg")
     >>> ax = sc.pl.paths(cells, n=5, fitted=fitted)
     """
-    model, cells, _ = _again(adata, key, fitted)
+    model, cells, rows = stored_bridge(adata, key, fitted)
     ax = _axes(ax)
     when = np.repeat(cells.times.numpy(), cells.sizes)
     everything = np.concatenate([c.numpy() for c in cells.clouds])
-    dots = ax.scatter(everything[:, 0], everything[:, 1], c=when, s=4, cmap="viridis", alpha=0.5, linewidths=0)
+    flat = everything[:, :2] if basis is None else _embedding(adata, basis)[np.concatenate(rows)]
+    second = 1 if flat.shape[1] > 1 else 0
+    dots = ax.scatter(
+        flat[:, 0], flat[:, second], c=when, s=4, cmap="viridis", alpha=0.5, linewidths=0, rasterized=True
+    )
     rng = np.random.default_rng(seed)
     x = cells.clouds[0][rng.integers(cells.sizes[0], size=n)]
     grid = np.linspace(float(cells.times[0]), float(cells.times[-1]), 41)
@@ -72,13 +90,23 @@ def paths(adata: Any, *, key: str = "bridge", n: int = 30, fitted: Any = None, s
         x = model.push(x, float(a), float(b), seed=seed + k)
         line.append(x.numpy())
     drawn = np.stack(line, axis=1)
-    second = 1 if drawn.shape[2] > 1 else 0
+    if basis is not None:
+        drawn = _nearby(drawn.reshape(-1, drawn.shape[2]), everything, flat).reshape(*drawn.shape[:2], -1)
     for path in drawn:
         ax.plot(path[:, 0], path[:, second], color="0.15", linewidth=0.7, alpha=0.7)
-    ax.set_xlabel(cells.features[0])
-    ax.set_ylabel(cells.features[second])
+    ax.set_xlabel(cells.features[0] if basis is None else f"{basis} 1")
+    ax.set_ylabel(cells.features[second] if basis is None else f"{basis} 2")
     ax.figure.colorbar(dots, ax=ax, label="time")
     return ax
+
+
+def _nearby(x: np.ndarray, cells: np.ndarray, shown: np.ndarray, neighbours: int = 10) -> np.ndarray:
+    """Where the measured cells closest to ``x`` are shown: their mean with Gaussian weights."""
+    from scipy.spatial import cKDTree
+
+    distance, index = cKDTree(cells).query(x, k=min(neighbours, len(cells)))
+    weight = np.exp(-0.5 * (distance / np.maximum(distance[:, -1:], 1e-300)) ** 2)
+    return (weight[..., None] * shown[index]).sum(axis=1) / weight.sum(axis=1, keepdims=True)
 
 
 def fate(adata: Any, *, key: str = "bridge", column: int = 0, basis: str = "X_pca", ax: Any = None) -> Any:
@@ -114,7 +142,9 @@ def fate(adata: Any, *, key: str = "bridge", column: int = 0, basis: str = "X_pc
     if f"{key}_fate" not in adata.obsm:
         raise DataError(f"obsm has no {key + '_fate'!r}; run sc.tl.fate first.")
     ax, x = _axes(ax), _embedding(adata, basis)
-    dots = ax.scatter(x[:, 0], x[:, 1], c=adata.obsm[f"{key}_fate"][:, column], s=4, vmin=0, vmax=1, linewidths=0)
+    dots = ax.scatter(
+        x[:, 0], x[:, 1], c=adata.obsm[f"{key}_fate"][:, column], s=4, vmin=0, vmax=1, linewidths=0, rasterized=True
+    )
     ax.figure.colorbar(dots, ax=ax, label="fate probability")
     return ax
 
@@ -148,13 +178,13 @@ def growth(adata: Any, *, key: str = "bridge", basis: str = "X_pca", fitted: Any
     >>> matplotlib.use("Agg")
     >>> ax = sc.pl.growth(cells, fitted=fitted)
     """
-    model, cells, rows = _sinkhorn(adata, key, fitted)
+    model, cells, rows = stored_sinkhorn_bridge(adata, key, fitted)
     ax, x = _axes(ax), _embedding(adata, basis)
     shown = np.concatenate(rows[:-1])
     rate = np.concatenate([model.growth(k).numpy() for k in range(len(cells) - 1)])
     bound = max(float(np.abs(rate).max()), 1e-9)
     dots = ax.scatter(
-        x[shown, 0], x[shown, 1], c=rate, s=4, cmap="coolwarm", vmin=-bound, vmax=bound, linewidths=0
+        x[shown, 0], x[shown, 1], c=rate, s=4, cmap="coolwarm", vmin=-bound, vmax=bound, linewidths=0, rasterized=True
     )  # fmt: skip
     ax.figure.colorbar(dots, ax=ax, label="relative growth, 1/time")
     return ax
@@ -189,7 +219,7 @@ def marginals(adata: Any, *, key: str = "bridge", feature: int = 0, fitted: Any 
     >>> matplotlib.use("Agg")
     >>> ax = sc.pl.marginals(cells, fitted=fitted)
     """
-    model, cells, _ = _again(adata, key, fitted)
+    model, cells, _ = stored_bridge(adata, key, fitted)
     ax = _axes(ax)
     grid, bands = [], []
     for k in range(len(cells) - 1):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from scidyn.bridges.sc.tl.cells import writable
 from scidyn.errors import DataError
 
 __all__ = ["growth_prior"]
@@ -46,6 +47,7 @@ def growth_prior(
     ----------
     G. Schiebinger et al., Optimal-transport analysis of single-cell gene expression, Cell 176, 2019.
     """
+    writable(adata)
     if proliferation not in adata.obs:
         raise DataError(f"obs has no column {proliferation!r}; score the cells' proliferation genes first.")
     score = np.asarray(adata.obs[proliferation], dtype=float)

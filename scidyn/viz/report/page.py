@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from scidyn.viz.report.sentences import (
     verdict,
     what_was_fitted,
 )
+from scidyn.viz.report.shell import document, section
 from scidyn.viz.report.tables import errors_table, numbers_list, parameters_table, plain_table
 from scidyn.viz.residuals import plot_residuals
 from scidyn.viz.series import MOST, trajectories
@@ -103,23 +103,7 @@ def page(model: Any, record: xr.Dataset, backtest: Any) -> str:
         _convergence(model),
         _provenance(model, record),
     ]
-    name = heading(model)
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name_="generator", content="scidyn"),
-        tag("title", name),
-        tag("style", Markup(files("scidyn.viz.report").joinpath("report.css").read_text(encoding="utf-8"))),
-    )
-    top = tag(
-        "header",
-        tag("p", "scidyn report", class_="kind"),
-        tag("h1", name),
-        tag("p", ", ".join(_about(model, record)), class_="lead"),
-    )
-    body = tag("body", tag("main", top, *(s for s in sections if s is not None)))
-    return f'<!doctype html>\n<html lang="en">{head}{body}</html>\n'
+    return document(heading(model), ", ".join(_about(model, record)), sections)
 
 
 def _about(model: Any, record: xr.Dataset) -> list[str]:
@@ -129,10 +113,6 @@ def _about(model: Any, record: xr.Dataset) -> list[str]:
         span(record),
         *([f"fitted {str(model.provenance_['date'])[:10]}"] if "date" in model.provenance_ else []),
     ]
-
-
-def _section(key: str, name: str, *children: str | None) -> Markup:
-    return tag("section", tag("h2", name, id=f"{key}-heading"), *children, id=key, aria_labelledby=f"{key}-heading")
 
 
 def _summary(model: Any, record: xr.Dataset, backtest: Any) -> Markup:
@@ -148,7 +128,7 @@ def _summary(model: Any, record: xr.Dataset, backtest: Any) -> Markup:
         inside = f"held-out values in the {round(100 * model.confidence)} % band"
         shares = [f"{round(100 * float(backtest.coverage.sel(variable=n)))} % {n}" for n in names]
         numbers.append((inside, ", ".join(shares), ""))
-    return _section(
+    return section(
         "summary",
         "In short",
         tag("p", what_was_fitted(model, record), " ", noise_sentence(model, record)),
@@ -162,7 +142,7 @@ def _fit(model: Any, record: xr.Dataset) -> Markup:
     names, percent = join([str(v) for v in model.variables_]), round(100 * model.confidence)
     shown = len(trajectories(record))
     first = f" The first {MOST} of {shown} trajectories are shown." if shown > MOST else ""
-    return _section(
+    return section(
         "fit",
         "Data and fit",
         figure_block(
@@ -180,7 +160,7 @@ def _forecast(backtest: Any, model: Any) -> Markup | None:
         return None
     names = join([str(v) for v in model.variables_])
     units = str(backtest.train["time"].attrs.get("units", ""))
-    return _section(
+    return section(
         "forecast",
         "Forecast of held-out times",
         tag(
@@ -213,13 +193,13 @@ def _parameters(model: Any) -> Markup | None:
             caption="Deviance as one parameter is moved and the others are fitted again. The shaded interval holds "
             "the values below the dashed threshold; a flat side means that the data do not bound the parameter.",
         )
-    return _section("parameters", "Parameters", parameters_table(model), drawn)
+    return section("parameters", "Parameters", parameters_table(model), drawn)
 
 
 def _plane(model: Any, record: xr.Dataset) -> Markup:
     names = [str(v) for v in model.variables_]
     alone = len(names) == 1
-    return _section(
+    return section(
         "plane",
         "Rate of change" if alone else "Phase plane",
         figure_block(
@@ -237,7 +217,7 @@ def _plane(model: Any, record: xr.Dataset) -> Markup:
 
 def _residuals(model: Any, record: xr.Dataset) -> Markup:
     ratio = "logarithms of value over fit" if model.noise_model_ == "lognormal" else "values minus fit"
-    return _section(
+    return section(
         "residuals",
         "Residuals",
         figure_block(
@@ -253,7 +233,7 @@ def _residuals(model: Any, record: xr.Dataset) -> Markup:
 def _convergence(model: Any) -> Markup | None:
     if getattr(model, "history_", None) is None:
         return None
-    return _section(
+    return section(
         "convergence",
         "Convergence",
         figure_block(
@@ -270,7 +250,7 @@ def _provenance(model: Any, record: xr.Dataset) -> Markup:
     from scidyn.about import cite
 
     about = {k: record.attrs[k] for k in ("title", "source", "license", "references") if record.attrs.get(k)}
-    return _section(
+    return section(
         "provenance",
         "Provenance",
         plain_table({**{f"data {k}": v for k, v in about.items()}, **model.provenance_}),

@@ -10,9 +10,10 @@ from scidyn.viz.report.sentences import number
 from scidyn.viz.series import with_units
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
 
-__all__ = ["errors_table", "numbers_list", "parameters_table", "plain_table"]
+__all__ = ["errors_table", "mean_table", "numbers_list", "parameters_table", "plain_table", "scores_table"]
 
 
 def _table(
@@ -73,6 +74,33 @@ def errors_table(errors: xr.Dataset, units: Mapping[str, str]) -> Markup:
     each = len(columns) // len(variables)
     groups = [("", 1), *((with_units(v, units.get(v, "")), each) for v in variables)]
     return _table("Forecast errors on held-out times; the smallest of each column is marked", heads, rows, groups)
+
+
+def scores_table(scores: pd.DataFrame) -> Markup:
+    """Distances to held-out cells; the smallest of each column is marked, the floor left aside."""
+    columns = [name for name in ("one_step", "rollout") if name in scores]
+    smallest = {name: float(scores[name].drop("floor").min()) for name in columns}
+    rows = []
+    for method in map(str, scores.index):
+        cells = []
+        for name in columns:
+            value, spread = float(scores.loc[method, name]), float(scores.loc[method, f"{name}_std"])
+            text: str = f"{number(value)} ± {number(spread, 2)}"
+            best = method != "floor" and value == smallest[name]
+            text = tag("span", text, title="smallest distance") if best else text
+            cells.append(tag("td", text, class_="number best" if best else "number"))
+        rows.append(tag("tr", tag("th", method, scope="row"), *cells))
+    heads = [("method", False), *((name.replace("_", " "), True) for name in columns)]
+    return _table("Distance to held-out cells, mean and standard deviation over repetitions", heads, rows)
+
+
+def mean_table(values: Mapping[str, Any], columns: list[str], caption: str, name: str) -> Markup:
+    """Rows of numbers, one per entry of ``values``."""
+    rows = [
+        tag("tr", tag("th", label, scope="row"), *(tag("td", number(float(v)), class_="number") for v in row))
+        for label, row in values.items()
+    ]
+    return _table(caption, [(name, False), *((column, True) for column in columns)], rows)
 
 
 def numbers_list(pairs: list[tuple[str, str, str]]) -> Markup:
