@@ -83,6 +83,7 @@ def solve_in_segments(problem: Problem, request: Request, plan: Interruptions) -
         front = journey.begin()
         while True:
             front = journey.advance(front)
+            journey.past.reads += 1
             if not bool(front.alive.any()):
                 break
         solution = journey.past.solution(problem, plan, request)
@@ -143,7 +144,7 @@ class _Journey:
         end = torch.where(stopped, trace.final.t, stop) if self.plan.surfaces else stop
         y, noted = self._attach(part, trace, marks, watch, stopped, differentiate)
         reached = (self.wanted >= front.t.unsqueeze(1)) & (self.wanted <= end.unsqueeze(1)) & open_rows.unsqueeze(1)
-        self.past.reads += watch.reads
+        self.past.reads += watch.reads + 1
         self.past.keep(trace, front.alive, y[:, 1:-1], chosen, reached & front.alive.unsqueeze(1))
         for crossing, row in zip(watch.crossings, noted, strict=True):
             self._settled(crossing.event, crossing.rows, crossing.t, row)
@@ -176,7 +177,7 @@ class _Journey:
             for s in self.plan.surfaces
         ]
         side = torch.stack(sides) if sides else torch.zeros_like(front.counts, dtype=torch.int8)
-        return Watch(self.plan.surfaces, side, front.counts, front.past, problem.field.sign)
+        return Watch(self.plan.surfaces, side, front.counts, front.past, ~front.alive, problem.field.sign)
 
     def _attach(
         self,
@@ -238,6 +239,7 @@ class _Journey:
             side = side_of(surface.value, self.problem.field, begin, after.detach(), self.problem.tolerance)
             stuck = stuck | (rows & (side == 0) & ~ended)
             y = torch.where(rows.unsqueeze(1), after, y)
+        self.past.reads += 1 + bool(at_event)
         due = segment.arrived & ~stopped & (segment.following.detach() <= self.end)
         time = segment.following if bool(due.any()) else segment.end
         if time is segment.following:
@@ -279,6 +281,7 @@ class _Journey:
     def _jumped(self, jump: Jump, name: str, time: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         """Carry out a jump and refuse a state that is not finite."""
         after = jump(time, y)
+        self.past.reads += 1
         bad = rows & ~torch.isfinite(after.detach()).all(dim=-1)
         if bool(bad.any()):
             sample = int(bad.to(torch.int8).argmax())

@@ -76,6 +76,8 @@ class Watch:
     past : tuple of three Tensors, or None
         Accepted and rejected attempts made before, which count towards the largest number, and the step to try
         first, zero where it is to be chosen anew.
+    ended : Tensor of bool, shape (batch,)
+        Samples that need no looking at.
     sign : float
         −1.0 if the caller's times decrease.
 
@@ -95,10 +97,12 @@ class Watch:
         side: Tensor,
         counts: Tensor,
         past: tuple[Tensor, Tensor, Tensor] | None,
+        ended: Tensor,
         sign: float,
     ) -> None:
         self.surfaces, self.side, self.counts, self.past, self.sign = surfaces, side, counts, past, sign
         self.pending = torch.full(side.shape[1:], -1, dtype=torch.int64, device=side.device)
+        self.ended = ended
         self.crossings: list[Crossing] = []
         self.reads = 0
 
@@ -151,7 +155,7 @@ class Watch:
         ends = [*block.states[1:], block.state.y]
         each = [torch.stack([s.value(t, y) for s in self.surfaces]) for t, y in zip(block.times, ends, strict=True)]
         values = torch.stack(each)
-        calm = ((self.side * values > 0) | (self.pending >= 0)).all()
+        calm = ((self.side * values > 0) | (self.pending >= 0) | self.ended).all()
         return torch.cat([block.flags, calm.reshape(1)]), values
 
     def sort(self, block: Outcome, values: Tensor) -> Seen:

@@ -220,3 +220,40 @@ def test_a_wrong_event_is_refused_with_a_sentence(event, error, words):
 def test_options_that_do_not_go_with_events(options, words):
     with pytest.raises(OptionError, match=words):
         solved(rise, [[0.0], [1.0]], [0.0, 3.0], Event(lambda t, y: y[:, 0] - 2.0), **options)
+
+
+def test_harvests_against_scipy():
+    """Lotka-Volterra whose prey is halved whenever it rises through 2: SciPy's events, restarted at each."""
+    from scipy.integrate import solve_ivp
+
+    def f(t, y):
+        return torch.stack([y[..., 0] * (1.1 - 0.6 * y[..., 1]), y[..., 1] * (0.4 * y[..., 0] - 0.5)], dim=-1)
+
+    def reference(y, last):
+        def rates(t, y):
+            return [y[0] * (1.1 - 0.6 * y[1]), y[1] * (0.4 * y[0] - 0.5)]
+
+        def limit(t, y):
+            return y[0] - 2.0
+
+        limit.terminal, limit.direction = True, 1
+        t, times = 0.0, []
+        while True:
+            run = solve_ivp(rates, (t, last), y, method="DOP853", rtol=1e-12, atol=1e-12, events=limit)
+            y = run.y[:, -1]
+            if run.status != 1:
+                return times, y
+            t = run.t[-1]
+            times.append(t)
+            y = [0.5 * y[0], y[1]]
+
+    start = [[1.0, 1.0], [0.5, 0.3], [1.9, 0.2]]
+    harvest = Event(lambda t, y: y[:, 0] - 2.0, 1, jump=lambda t, y: y * torch.tensor([0.5, 1.0], dtype=F64))
+    solution = solved(f, start, [0.0, 20.0], harvest)
+    for i, y in enumerate(start):
+        times, last = reference(y, 20.0)
+        assert solution.events.count[i] == len(times) > 1
+        torch.testing.assert_close(
+            solution.events.t[i, : len(times)], torch.tensor(times, dtype=F64), rtol=1e-7, atol=0
+        )
+        torch.testing.assert_close(solution.y[i, -1], torch.tensor(last, dtype=F64), rtol=1e-6, atol=0)
