@@ -97,7 +97,7 @@ def trained(variant: str, seed: int, images: tuple[Tensor, ...]) -> tuple[float,
     with torch.no_grad():
         solution = model.solve(x_test, adjoint=None)
         accuracy = (model.out(solution.y[:, -1]).argmax(dim=1) == y_test).double().mean().item()
-    return accuracy, solution.stats.evaluations, seconds
+    return accuracy, solution.stats.nfe, seconds
 
 
 def main() -> None:

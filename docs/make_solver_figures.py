@@ -54,7 +54,7 @@ def work_and_error(
             )
         if solution.success:
             work.append(int(solution.stats.n_steps[0]))
-            errors.append((((solution.y[0, -1] - exact).abs() / (1e-3 + exact.abs())).max().item()))
+            errors.append(((solution.y[0, -1] - exact).abs() / (1e-3 + exact.abs())).max().item())
     return work, errors
 
 

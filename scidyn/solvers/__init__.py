@@ -31,12 +31,14 @@ from scidyn.solvers.events import Event, EventRecord
 from scidyn.solvers.ode import solve_ode
 from scidyn.solvers.penalties import LocalError, Regularization, Stiffness
 from scidyn.solvers.phi import phi_functions
+from scidyn.solvers.predictive import Gustafsson
 from scidyn.solvers.sde import LangevinSolution, SDESolution, solve_langevin, solve_sde
 from scidyn.solvers.sensitivity import solve_sensitivities
 from scidyn.solvers.solution import Solution, Stats
 from scidyn.solvers.split import SemilinearField, SeparableField, SplitField
 from scidyn.solvers.status import Status
 from scidyn.solvers.steady import SteadyState, fixed_point, solve_steady_state
+from scidyn.solvers.time_axis import batch_time, expand_time
 
 __all__ = [
     "BrownianIncrements",
@@ -45,6 +47,7 @@ __all__ = [
     "Controller",
     "Event",
     "EventRecord",
+    "Gustafsson",
     "HermiteCubicPath",
     "JumpSolution",
     "JumpStatus",
@@ -67,6 +70,8 @@ __all__ = [
     "Status",
     "SteadyState",
     "Stiffness",
+    "batch_time",
+    "expand_time",
     "fixed_point",
     "join",
     "levy_area",

@@ -11,8 +11,20 @@ from torch import Tensor
 
 from scidyn._check.values import choice, number
 from scidyn.errors import OptionError
+from scidyn.solvers.precision import HALF, power
+from scidyn.solvers.predictive import Gustafsson
+from scidyn.solvers.trial import Memory, Trial, positive
 
-__all__ = ["CONTROLLERS", "Controller", "Tolerance", "choose_controller", "error_ratio", "first_step", "resize"]
+__all__ = [
+    "CONTROLLERS",
+    "Controller",
+    "Tolerance",
+    "choose_controller",
+    "error_ratio",
+    "first_step",
+]
+
+SMALLEST_PREVIOUS_RATIO = 1e-4
 
 
 @dataclass(frozen=True)
@@ -69,22 +81,42 @@ class Controller:
         number("shrink", self.shrink, above=0, below=1)
         number("grow", self.grow, above=1)
 
+    def begin(self, like: Tensor) -> Memory:
+        """Error ratios of the last two accepted steps, before there are any."""
+        return torch.ones_like(like), torch.ones_like(like)
 
-CONTROLLERS = {
+    def factor(self, trial: Trial, memory: Memory) -> Tensor:
+        """Change of the step."""
+        p, i, d = self.proportional, self.integral, self.derivative
+        factor = self.safety * power(positive(trial.ratio), -(p + i + d) / trial.order)
+        if p + 2 * d != 0.0:
+            factor = factor * power(memory[0], (p + 2 * d) / trial.order)
+        if d != 0.0:
+            factor = factor * power(memory[1], -d / trial.order)
+        return torch.where(trial.accepted, factor.clamp(1.0, self.grow), factor.clamp(self.shrink, self.safety))
+
+    def remember(self, trial: Trial, memory: Memory) -> Memory:
+        """Keep what the next step needs; a rejection changes nothing."""
+        kept = trial.ratio.clamp_min(SMALLEST_PREVIOUS_RATIO)
+        return torch.where(trial.accepted, kept, memory[0]), torch.where(trial.accepted, memory[0], memory[1])
+
+
+CONTROLLERS: dict[str, Controller | Gustafsson] = {
     "i": Controller(0.0, 1.0, 0.0),
     "pi": Controller(),
     "pid": Controller(0.3, 0.3, 0.1),
+    "gustafsson": Gustafsson(),
 }
 
 
-def choose_controller(controller: Controller | str | None) -> Controller:
+def choose_controller(controller: Controller | Gustafsson | str | None) -> Controller | Gustafsson:
     """Look up a name; None is the default."""
     if controller is None:
         return CONTROLLERS["pi"]
-    if isinstance(controller, Controller):
+    if isinstance(controller, (Controller, Gustafsson)):
         return controller
     if not isinstance(controller, str):
-        raise OptionError(f"controller must be a name or a Controller; got {type(controller).__name__}.")
+        raise OptionError(f"controller must be a name, a Controller or a Gustafsson; got {type(controller).__name__}.")
     return CONTROLLERS[choice("controller", controller, CONTROLLERS)]
 
 
@@ -99,44 +131,40 @@ class Tolerance(NamedTuple):
         True if all samples take the same step.
     worst : bool
         If together: True if the worst sample decides, False for the root mean square over all samples.
+    leaves : tuple of int
+        Columns of each tensor of a structured state; the worst of them decides. Empty for a single tensor.
     """
 
     rtol: Tensor
     atol: Tensor
     together: bool
     worst: bool = True
+    leaves: tuple[int, ...] = ()
 
     def norm(self, value: Tensor, scale: Tensor) -> Tensor:
         """Root mean square of ``value / scale`` per sample, shape (batch,), or for all of them, shape (1,)."""
-        ratio = (value / scale).abs()
+        # the square of a number of half precision may be out of its range
+        ratio = (value.to(scale.dtype) / scale).abs() if value.dtype in HALF else (value / scale).abs()
+        square = ratio * ratio
+        if len(self.leaves) < 2:
+            return self._mean(square).sqrt()
+        return torch.stack([self._mean(part) for part in square.split(self.leaves, dim=-1)]).amax(dim=0).sqrt()
+
+    def _mean(self, square: Tensor) -> Tensor:
         if self.together and not self.worst:
-            return (ratio * ratio).mean().sqrt().reshape(1)
-        each = (ratio * ratio).mean(dim=-1)
-        return (each.amax(dim=0, keepdim=True) if self.together else each).sqrt()
+            return square.mean().reshape(1)
+        each = square.mean(dim=-1)
+        return each.amax(dim=0, keepdim=True) if self.together else each
 
     def scale(self, size: Tensor) -> Tensor:
         """Allowed error where the state has magnitude ``size``; never zero."""
-        return (self.atol + self.rtol * size).clamp_min(torch.finfo(size.dtype).tiny)
+        return (self.atol + self.rtol * size.to(self.rtol.dtype)).clamp_min(torch.finfo(self.rtol.dtype).tiny)
 
 
 def error_ratio(tolerance: Tolerance, y: Tensor, y1: Tensor, err: Tensor) -> Tensor:
     """Error estimate over allowed error; a step is accepted at 1 or below, NaN counts as infinite."""
     ratio = tolerance.norm(err, tolerance.scale(torch.maximum(y.abs(), y1.abs())))
     return ratio.nan_to_num(nan=torch.inf, posinf=torch.inf)
-
-
-def resize(
-    controller: Controller, ratio: Tensor, previous: tuple[Tensor, Tensor], accepted: Tensor, order: int
-) -> Tensor:
-    """Factor for the next step; ``previous`` holds the ratios of the last two accepted steps."""
-    p, i, d = controller.proportional, controller.integral, controller.derivative
-    factor = controller.safety * ratio.clamp_min(torch.finfo(ratio.dtype).tiny) ** (-(p + i + d) / order)
-    if p + 2 * d != 0.0:
-        factor = factor * previous[0] ** ((p + 2 * d) / order)
-    if d != 0.0:
-        factor = factor * previous[1] ** (-d / order)
-    low, high = controller.shrink, controller.grow
-    return torch.where(accepted, factor.clamp(1.0, high), factor.clamp(low, controller.safety))
 
 
 def first_step(
@@ -165,6 +193,6 @@ def first_step(
     k2 = rate(t + h0, y + column * k1)
     d2 = tolerance.norm(k2 - k1, scale).to(span.dtype) / h0.clamp_min(torch.finfo(h0.dtype).tiny)
     largest = torch.maximum(d1.to(span.dtype), d2)
-    h1 = torch.where(largest <= 1e-15, (h0 * 1e-3).clamp_min(1e-6), (0.01 / largest) ** (1.0 / order))
+    h1 = torch.where(largest <= 1e-15, (h0 * 1e-3).clamp_min(1e-6), power(0.01 / largest, 1.0 / order))
     guess = torch.minimum(100.0 * h0, h1)
     return torch.where(torch.isfinite(guess), guess, h0)

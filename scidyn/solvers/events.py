@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -86,7 +86,7 @@ class EventRecord:
     before : Tensor, shape (batch, K, *state)
         States at these times, differentiable.
     after : Tensor, shape (batch, K, *state)
-        States after the jump; equal to ``before`` if the event has none.
+        States after the jump; equal to ``before`` if the event has none. Both have the structure of ``y0``.
 
     Examples
     --------
@@ -101,5 +101,5 @@ class EventRecord:
 
     count: Tensor
     t: Tensor
-    before: Tensor
-    after: Tensor
+    before: Any
+    after: Any

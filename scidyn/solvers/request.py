@@ -29,6 +29,7 @@ from scidyn.solvers.failure import report
 from scidyn.solvers.fixed_steps import integrate_fixed
 from scidyn.solvers.loop import Trace, integrate
 from scidyn.solvers.penalties import Regularization
+from scidyn.solvers.saving import at_steps
 from scidyn.solvers.solution import Solution, Stats
 from scidyn.solvers.status import Status
 from scidyn.solvers.watch import Watch
@@ -53,6 +54,8 @@ class Request(NamedTuple):
     params: Sequence[Tensor] | None
     compile: bool | str
     on_failure: str
+    save: str | None = None
+    compact: bool = False
 
 
 def solve(problem: Problem, request: Request) -> Solution:
@@ -68,11 +71,16 @@ def solve(problem: Problem, request: Request) -> Solution:
         trace = _with_torchdiffeq(problem, adjoint, inputs)
         return report(make_solution(problem, trace, trace.y), trace.last_size, request.on_failure)
     trace, marks = march(problem, k1, request, differentiate=inputs is not None)
+    if request.save == "steps":
+        problem, trace = at_steps(problem, trace)
     nodes = request.regularize is not None and len(trace.size) > 0
     whole, longer = with_nodes(problem, trace) if nodes else (problem, trace)
     y = longer.y if inputs is None else differentiable(whole, longer, inputs, adjoint, marks)
     y, states = y[:, : trace.y.shape[1]], y[:, trace.y.shape[1] :].transpose(0, 1) if nodes else trace.states
     solution = report(make_solution(problem, trace, y), trace.last_size, request.on_failure)
+    if adjoint is None and request.regularize is None and request.save != "steps" and not request.dense:
+        # the grid of steps was not kept: nothing needs it, and it may be large
+        return solution
     # a reversible pair of states is not what one plain step starts from
     kept = trace.states[:0].clone() if adjoint == "reversible" else trace.states
     solution = replace(solution, _local=partial(local_regulariser, plain, Grid(trace.times, trace.size, kept)))
@@ -94,6 +102,12 @@ def check(problem: Problem, request: Request) -> None:
         if not native:
             raise OptionError(f"checkpoints needs backend='native'; got {request.backend!r}.")
         check_checkpoints(problem.method, request.adjoint)
+    if problem.targets is not None and not native:
+        raise OptionError(f"step_times and save='step_to' need backend='native'; got {request.backend!r}.")
+    if request.save == "steps" and (request.backend == "torchdiffeq" or request.checkpoints is not None):
+        raise OptionError("save='steps' reports every state: leave out backend='torchdiffeq' and checkpoints.")
+    if request.compact and (problem.stepping != "per_sample" or not native or request.compile is not False):
+        raise OptionError("compact=True needs stepping='per_sample', backend='native' and compile=False.")
     if request.backend == "torchdiffeq":
         torchdiffeq.suits(problem, request.dense, request.compile, request.controller)
 
@@ -109,7 +123,7 @@ def march(
         marks = Marks()
     elif keep and request.checkpoints is not None:
         keep, marks = False, Checkpoints(request.checkpoints, problem.y0)
-    keep, coef = keep or request.regularize is not None, request.dense or along
+    keep, coef = keep or request.regularize is not None or request.save == "steps", request.dense or along
     if request.foreign is not None:
         trace = integrate_scipy(problem, request.foreign, keep_states=keep, keep_coef=coef, progress=request.progress)
     elif problem.stepping == "fixed":
@@ -123,6 +137,8 @@ def march(
             try_step=stepper(problem, request.compile),
             progress=request.progress,
             observe=marks,
+            compact=request.compact,
+            keep_grid=request.adjoint is not None or keep or watch is not None,
             watch=watch,
         )
     return trace, marks
@@ -178,9 +194,11 @@ def make_solution(problem: Problem, trace: Trace, y: Tensor) -> Solution:
     stats = Stats(
         n_accepted=final.accepted.expand(batch),
         n_rejected=final.rejected.expand(batch),
-        evaluations=trace.evaluations,
+        nfe=trace.nfe,
         host_reads=trace.host_reads,
         reached=sign * final.t.expand(batch),
+        n_jac=None if final.work is None else final.work[0],
+        n_lu=None if final.work is None else final.work[1],
     )
     shaped = y.reshape(batch, count, *problem.state)
     return Solution(problem.user_times, shaped, status, stats, _interpolant(problem, trace))

@@ -15,7 +15,7 @@ from scidyn.solvers.crossing import Value
 from scidyn.solvers.events import Event
 from scidyn.solvers.field import Field
 
-__all__ = ["Jump", "Surface", "check_events", "check_values", "jump_on_rows", "surfaces_of"]
+__all__ = ["Jump", "Surface", "check_events", "check_values", "jump_on_rows", "surfaces_of", "takes_args"]
 
 Jump = Callable[[Tensor, Tensor], Tensor]
 
@@ -127,17 +127,18 @@ def _as_seen(field: Field, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def _with_args(function: Callable[..., Tensor], args: Any) -> Callable[[Tensor, Tensor], Tensor]:
     """Give ``args`` to a function that takes three arguments."""
+    return (lambda t, y: function(t, y, args)) if takes_args(function) else function
+
+
+def takes_args(function: Callable[..., Any]) -> bool:
+    """True if a function of an event or a jump takes three arguments."""
     target = function.forward if isinstance(function, torch.nn.Module) else function
     try:
         parameters = inspect.signature(target).parameters.values()
     except (TypeError, ValueError):
-        return function
-    needed = [
-        p
-        for p in parameters
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is inspect.Parameter.empty
-    ]
-    return function if len(needed) < 3 else lambda t, y: function(t, y, args)
+        return False
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return sum(p.default is inspect.Parameter.empty for p in positional) >= 3
 
 
 def check_values(values: Tensor, moved: Tensor, t: Tensor, sign: float) -> None:

@@ -119,11 +119,19 @@ class Travelled:
         touched = self.grazing & ((status == Status.SUCCESS.value) | (status == Status.EVENT.value))
         status = torch.where(touched, Status.EVENT_GRAZING.value, status)
         reached = self._reached[: trace.times.shape[1]]
-        final = trace.final._replace(t=reached, status=status, accepted=self._accepted, rejected=self._rejected)
+        work = [t.final.work for t in self._traces if t.final.work is not None]
+        total = (
+            (torch.stack([w[0] for w in work]).sum(dim=0), torch.stack([w[1] for w in work]).sum(dim=0))
+            if work
+            else None
+        )
+        final = trace.final._replace(
+            work=total, t=reached, status=status, accepted=self._accepted, rejected=self._rejected
+        )
         trace = trace._replace(
             coef=trace.coef if request.dense else None,
             final=final,
-            evaluations=sum(t.evaluations for t in self._traces) + self.evaluations,
+            nfe=sum(t.nfe for t in self._traces) + self.evaluations,
             host_reads=sum(t.host_reads for t in self._traces) + self.reads,
         )
         solution = make_solution(problem, trace, y)

@@ -241,7 +241,7 @@ def put_back(before: LoopState, block: Outcome, rows: Tensor, max_steps: Tensor)
     )
     tried = now.accepted + now.rejected - before.accepted
     status = torch.where(before.accepted + tried >= max_steps, Status.MAX_STEPS.value, Status.RUNNING.value)
-    state = LoopState(
+    state = now._replace(
         t=torch.where(rows, before.t, now.t),
         h=torch.where(rows, before.h, now.h),
         y=torch.where(column, before.y, now.y),

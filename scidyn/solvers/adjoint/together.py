@@ -9,6 +9,7 @@ from torch import Tensor
 
 from scidyn.solvers.adjoint.records import Cotangents, Steps, add
 from scidyn.solvers.arguments import Problem
+from scidyn.solvers.precision import is_autocast
 
 __all__ = ["Coupled", "sweep_together", "worthwhile"]
 
@@ -26,7 +27,8 @@ def worthwhile(problem: Problem, steps: Steps) -> bool:
     _, batch, width = steps.states.shape
     # D + 1 products with every step's Jacobian: beyond this they cost more than one launch per step saves
     small = width <= WIDEST_STATE and batch * (width + 1) <= WIDEST_PRODUCT
-    return small and not problem.method.implicit and not steps.states.is_complex()
+    usable = not problem.method.implicit and not is_autocast(problem.field.f)
+    return small and usable and not steps.states.is_complex()
 
 
 def sweep_together(problem: Problem, steps: Steps, outer: Cotangents, params: Sequence[Tensor]) -> list[Tensor | None]:

@@ -17,7 +17,7 @@ class SDESolution(Solution):
 
     Attributes
     ----------
-    t, y, status, stats, events, reg
+    t, y, status, stats, events, reg, valid, time_first
         As in :class:`Solution`.
     logqp : Tensor or None, shape (batch, time - 1)
         ``½ ∫ ‖g⁻¹ (f - h)‖² ds`` between neighbouring times, if a prior drift h was given; its mean
