@@ -218,7 +218,8 @@ class Watch:
             end = torch.where(stopping, torch.addcmul(piece.t, torch.where(stopping, first, 0.0), piece.h), end)
             stopped = stopped | stopping
             for e, row, position in zip(chosen, rows, theta, strict=True):
-                if self.surfaces[e].jump is None:
+                surface = self.surfaces[e]
+                if surface.jump is None and not (surface.ends and surface.limit == 1):
                     self._note(e, piece, row & (position <= first + TOGETHER), torch.minimum(position, first))
         return stopped, end
 

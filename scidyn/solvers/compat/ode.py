@@ -29,7 +29,9 @@ REFUSED = {
 }
 OPTIONS_ADAPTIVE = ("first_step", "max_num_steps", "min_step", "max_step", "norm", "dtype")
 OPTIONS_FIXED = ("step_size", "norm")
-DOUBLINGS = 60
+# an event ends the solve, so a long span costs nothing
+FIRST_SPAN = 1024.0
+DOUBLINGS = 50
 
 
 class _State(NamedTuple):
@@ -316,7 +318,7 @@ def _until_event(
         raise OptionError("event_fn is zero at the start: move the state off the event, then solve on.")
     event, y = Event(lambda time, y: (side * raw(time, y)).amin()), start
     for doubling in range(DOUBLINGS):
-        times = torch.stack([origin, origin.detach() + sign * 2.0**doubling])
+        times = torch.stack([origin, origin.detach() + sign * FIRST_SPAN * 2.0**doubling])
         solution = solve_ode(flat, y, times, params=params, events=event, **settings)
         if solution.status[0] is Status.EVENT:
             return solution.events.t[0, 0], torch.stack([start, solution.events.before[0, 0]]).reshape(2, *shape)
