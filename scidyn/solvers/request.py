@@ -32,8 +32,9 @@ from scidyn.solvers.penalties import Regularization
 from scidyn.solvers.saving import at_steps
 from scidyn.solvers.solution import Solution, Stats
 from scidyn.solvers.status import Status
+from scidyn.solvers.watch import Watch
 
-__all__ = ["Request", "make_solution", "solve"]
+__all__ = ["Request", "check", "differentiable", "make_solution", "march", "solve", "start_rows"]
 
 
 class Request(NamedTuple):
@@ -59,7 +60,7 @@ class Request(NamedTuple):
 
 def solve(problem: Problem, request: Request) -> Solution:
     """Solve ``problem`` as requested."""
-    _check(problem, request)
+    check(problem, request)
     plain, adjoint = problem, request.adjoint
     if adjoint == "reversible":
         problem = problem._replace(method=reversible(problem.method))
@@ -69,12 +70,12 @@ def solve(problem: Problem, request: Request) -> Solution:
     if request.backend == "torchdiffeq":
         trace = _with_torchdiffeq(problem, adjoint, inputs)
         return report(make_solution(problem, trace, trace.y), trace.last_size, request.on_failure)
-    trace, marks = _integrate(problem, k1, request, differentiate=inputs is not None)
+    trace, marks = march(problem, k1, request, differentiate=inputs is not None)
     if request.save == "steps":
         problem, trace = at_steps(problem, trace)
     nodes = request.regularize is not None and len(trace.size) > 0
     whole, longer = with_nodes(problem, trace) if nodes else (problem, trace)
-    y = longer.y if inputs is None else _differentiable(whole, longer, inputs, adjoint, marks)
+    y = longer.y if inputs is None else differentiable(whole, longer, inputs, adjoint, marks)
     y, states = y[:, : trace.y.shape[1]], y[:, trace.y.shape[1] :].transpose(0, 1) if nodes else trace.states
     solution = report(make_solution(problem, trace, y), trace.last_size, request.on_failure)
     if adjoint is None and request.regularize is None and request.save != "steps" and not request.dense:
@@ -88,7 +89,7 @@ def solve(problem: Problem, request: Request) -> Solution:
     return replace(solution, reg=regularised(plain, trace, request.regularize, states))
 
 
-def _check(problem: Problem, request: Request) -> None:
+def check(problem: Problem, request: Request) -> None:
     """Refuse what the method, the adjoint and the backend cannot do together."""
     native = request.backend == "native"
     if request.regularize is not None:
@@ -111,8 +112,8 @@ def _check(problem: Problem, request: Request) -> None:
         torchdiffeq.suits(problem, request.dense, request.compile, request.controller)
 
 
-def _integrate(
-    problem: Problem, k1: Tensor, request: Request, *, differentiate: bool
+def march(
+    problem: Problem, k1: Tensor, request: Request, *, differentiate: bool, watch: Watch | None = None
 ) -> tuple[Trace, Marks | Checkpoints | None]:
     """Step to the end, keeping what the adjoint needs."""
     along = differentiate and request.adjoint == "interpolating"
@@ -137,7 +138,8 @@ def _integrate(
             progress=request.progress,
             observe=marks,
             compact=request.compact,
-            keep_grid=request.adjoint is not None or keep,
+            keep_grid=request.adjoint is not None or keep or watch is not None,
+            watch=watch,
         )
     return trace, marks
 
@@ -145,7 +147,7 @@ def _integrate(
 def _with_torchdiffeq(problem: Problem, adjoint: str | None, inputs: Sequence[Tensor] | None) -> Trace:
     """Solve with the other package; gradients with respect to times are attached here."""
     with torch.set_grad_enabled(inputs is not None):
-        trace = torchdiffeq.solve(problem, _start(problem), adjoint, inputs or ())
+        trace = torchdiffeq.solve(problem, start_rows(problem), adjoint, inputs or ())
     if inputs is None or not problem.times.requires_grad:
         return trace
     return trace._replace(y=move_outputs(problem.field, problem.times, trace.y, problem.y0))
@@ -158,11 +160,11 @@ def _inputs(problem: Problem, params: Sequence[Tensor] | None) -> tuple[Tensor, 
     return found if needed else None
 
 
-def _differentiable(
+def differentiable(
     problem: Problem, trace: Trace, inputs: Sequence[Tensor], adjoint: str | None, marks: Marks | Checkpoints | None
 ) -> Tensor:
     """Attach the gradient to the solution; times not reached hold NaN without one."""
-    y0, times = _start(problem), problem.times
+    y0, times = start_rows(problem), problem.times
     if adjoint == "discrete":
         y = attach(problem, trace, y0, inputs, marks if isinstance(marks, Checkpoints) else None)
     elif adjoint in ("backsolve", "interpolating"):
@@ -176,7 +178,7 @@ def _differentiable(
     return move_outputs(problem.field, times, y, problem.y0) if times.requires_grad else y
 
 
-def _start(problem: Problem) -> Tensor:
+def start_rows(problem: Problem) -> Tensor:
     """Initial rows; they move against the field with the first time if that needs a gradient."""
     start = problem.start
     if not (start.requires_grad and torch.is_grad_enabled()):
