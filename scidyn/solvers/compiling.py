@@ -16,11 +16,14 @@ from scidyn.errors import SolverWarning
 from scidyn.solvers.arguments import Problem
 from scidyn.solvers.attempt import Bounds, LoopState, Outcome, attempts
 from scidyn.solvers.field import Field
+from scidyn.solvers.generated import generated_solver
+from scidyn.solvers.loop import Trace
 
-__all__ = ["stepper"]
+__all__ = ["stepper", "whole_solve"]
 
 # seconds spent in plain steps after which compiling is expected to pay: about what it costs
 PAYS_AFTER = 10.0
+PROGRAM_PAYS_AFTER = 2.0
 LARGEST_CACHE = 64
 # steps in one compiled function: calling it costs more than a small step
 STEPS = 2
@@ -61,6 +64,18 @@ def stepper(problem: Problem, compile: bool | str) -> Callable[[LoopState, Bound
     if entry.function is None:
         entry.function = _compiled(problem)
     return _guarded(entry, problem, plain)
+
+
+def whole_solve(problem: Problem, compile: bool | str) -> Callable[..., Trace] | None:
+    """Give a function that solves in one call of a generated program, or None where that is not possible.
+
+    ``"auto"`` uses a program that is compiled already, and compiles one once plain steps of this kind have taken
+    as long as that.
+    """
+    if compile is False:
+        return None
+    now = compile is True or _entry(problem).seconds >= PROGRAM_PAYS_AFTER
+    return generated_solver(problem, compile=now)
 
 
 def _entry(problem: Problem) -> _Entry:

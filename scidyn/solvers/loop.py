@@ -15,7 +15,7 @@ from scidyn.solvers.dense import Records, evaluate, locate
 from scidyn.solvers.diagnosis import diagnose
 from scidyn.solvers.status import Status
 
-__all__ = ["Trace", "integrate", "write_start"]
+__all__ = ["Trace", "begin", "integrate", "write_start"]
 
 CHUNK = 32
 
@@ -64,7 +64,7 @@ def integrate(
     observe: Callable[[int, Tensor, tuple[Tensor, ...]], None] | None = None,
 ) -> Trace:
     """Solve with adaptive steps from ``k1``, the rate at the start; nothing is recorded for autograd."""
-    state, bounds = _begin(problem, k1)
+    state, bounds = begin(problem, k1)
     try_step = try_step or (lambda s, b: attempts(1, problem.field, problem.method, problem.controller, b, s))
     output = torch.full(
         (*problem.y0.shape[:1], problem.times.shape[1], problem.y0.shape[1]),
@@ -103,7 +103,7 @@ def integrate(
     return _trace(problem, output, chunks, state, last_size, 2 + each * tried, 1 + reads, keep_coef)
 
 
-def _begin(problem: Problem, k1: Tensor) -> tuple[LoopState, Bounds]:
+def begin(problem: Problem, k1: Tensor) -> tuple[LoopState, Bounds]:
     """Set up the loop: first step, statuses of rows that need no step or cannot take one."""
     # a compiled step is specialised to strides and to which tensors are one: plain and all different
     y, k1, t, end = (

@@ -21,7 +21,7 @@ from scidyn.solvers.adjoint.times import move, move_outputs
 from scidyn.solvers.arguments import Problem
 from scidyn.solvers.backends import torchdiffeq
 from scidyn.solvers.backends.scipy import integrate_scipy
-from scidyn.solvers.compiling import stepper
+from scidyn.solvers.compiling import stepper, whole_solve
 from scidyn.solvers.dense import Records, evaluate, locate
 from scidyn.solvers.failure import report
 from scidyn.solvers.fixed_steps import integrate_fixed
@@ -109,6 +109,8 @@ def _integrate(
         trace = integrate_scipy(problem, request.foreign, keep_states=keep, keep_coef=coef, progress=request.progress)
     elif problem.stepping == "fixed":
         trace = integrate_fixed(problem, k1, keep_states=keep, keep_coef=coef, progress=request.progress, observe=marks)
+    elif marks is None and request.progress is None and (whole := whole_solve(problem, request.compile)) is not None:
+        trace = whole(k1, keep_states=keep, keep_coef=coef)
     else:
         trace = integrate(
             problem,
