@@ -90,8 +90,8 @@ enum { RUNNING, SUCCESS, MAX_STEPS, STEP_UNDERFLOW, NON_FINITE_STATE };
 struct Work {
     V k[S][D];
 #ifdef IMPLICIT
-    V J[MATRIX];
-    V slope[D];
+    V J[D][LOWER + UPPER + 1], slope[D], A[D][WIDTH], inverse[D];
+    M swap[D][LOWER + 1];
 #endif
 };
 
@@ -173,7 +173,7 @@ extern "C" void* solve_each(const Arguments* given) {
     T t = {}, h = {}, end = {}, slack = {}, dt_max = {}, dt_min = {}, before = {}, earlier = {}, due = {}, size = {};
     TM running = {}, accepted = {}, rejected = {};
     int64_t sample[W], next[W], coming = 0;
-    Work w;
+    Work w = {};
 
     auto load = [&](int lane) {
         AT(running, lane) = 0;
@@ -291,7 +291,7 @@ extern "C" void* solve_together(const Arguments* given) {
     int64_t next = 0, accepted = 0, rejected = 0;
     while (next < a.count && a.wanted[next] <= t) ++next;
     int8_t status = RUNNING;
-    Work w;
+    Work w = {};
     while (status == RUNNING) {
         const double remaining = end - t;
         const bool last = h >= remaining - *a.slack;

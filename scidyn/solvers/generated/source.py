@@ -13,7 +13,7 @@ from scidyn.solvers.methods.rosenbrock import Rodas
 from scidyn.solvers.methods.stepper import Method
 from scidyn.solvers.tableaus import Tableau
 
-__all__ = ["program"]
+__all__ = ["combination", "function", "program"]
 
 INFIX = {
     **{"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">="},
@@ -27,7 +27,7 @@ def program(
 ) -> tuple[str, bool]:
     """Give the source of a solver, and whether its rate is long enough to spare the compiler some work."""
     single = dtype == torch.float32
-    parts = [_function("rate", graph, {f"out[{i}]": n for i, n in enumerate(outputs)}, "V* out")]
+    parts = [function("rate", graph, {f"out[{i}]": n for i, n in enumerate(outputs)}, "V* out")]
     defines = {
         "W": lanes,
         "REAL": "float" if single else "double",
@@ -51,10 +51,6 @@ def program(
 
 def function(name: str, graph: Graph, targets: dict[str, int], result: str) -> str:
     """C++ function that stores nodes into places of its last arguments."""
-    return _function(name, graph, targets, result)
-
-
-def _function(name: str, graph: Graph, targets: dict[str, int], result: str) -> str:
     needed = _needed(graph, targets.values())
     lines = [
         f"    const {'M' if node[0] in BOOLEAN else 'V'} x{number} = {_expression(node)};"
