@@ -31,6 +31,8 @@ from scidyn.solvers.status import Status
 
 __all__ = ["Request", "make_solution", "solve"]
 
+STATUSES = {status.value: status for status in Status}
+
 
 class Request(NamedTuple):
     """What is wanted of a solve beside its problem; the names are those of ``solve_ode``.
@@ -170,7 +172,7 @@ def make_solution(problem: Problem, trace: Trace, y: Tensor) -> Solution:
     """Bring the trace into the caller's shapes and direction of time."""
     batch, count = y.shape[:2]
     final, sign = trace.final, problem.field.sign
-    status = tuple(Status(code) for code in final.status.expand(batch).tolist())
+    status = tuple(map(STATUSES.__getitem__, final.status.expand(batch).tolist()))
     stats = Stats(
         n_accepted=final.accepted.expand(batch),
         n_rejected=final.rejected.expand(batch),

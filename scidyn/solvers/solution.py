@@ -88,7 +88,7 @@ class Solution:
     @property
     def success(self) -> bool:
         """True if every sample reached its last time or a terminal event."""
-        return all(s.success for s in self.status)
+        return all(s.success for s in set(self.status))
 
     def dense(self, t: Any) -> Tensor:
         """Evaluate the continuous extension at any times within the span.

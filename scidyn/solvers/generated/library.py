@@ -16,47 +16,57 @@ import torch
 
 from scidyn.solvers.generated.tracing import Unsupported
 
-__all__ = ["cached", "load"]
+__all__ = ["Program"]
 
 FLAGS = ("-std=c++17", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-w")
 SECONDS = 120
 
-_loaded: dict[str, ctypes.CDLL] = {}
-_broken: dict[str, str] = {}
 _lock = threading.Lock()
 
 
-def load(source: str, *, hurried: bool) -> ctypes.CDLL:
-    """Give the compiled program, from memory, from disk or from the compiler.
+class Program:
+    """A C++ program and, once it is asked for, the compiled library.
 
-    ``hurried`` asks for less optimisation, for long programs.
-
-    Raises
-    ------
-    Unsupported
-        If there is no compiler, or it fails.
+    Parameters
+    ----------
+    source : str
+        The program.
+    hurried : bool
+        Ask the compiler for less optimisation, for a long program.
     """
-    path = _path(source)
-    with _lock:
-        if path.name in _broken:
-            raise Unsupported(_broken[path.name])
-        found = _loaded.get(path.name)
-        if found is None:
-            try:
-                if not path.exists():
-                    _compile(source, path, "-O1" if hurried else "-O3")
-                found = _loaded[path.name] = ctypes.CDLL(str(path))
-            except (OSError, subprocess.SubprocessError) as reason:
-                _broken[path.name] = f"{type(reason).__name__}: {reason}"
-                raise Unsupported(_broken[path.name]) from None
-            found.solve_each.restype = found.solve_together.restype = ctypes.c_void_p
-    return found
 
+    def __init__(self, source: str, *, hurried: bool) -> None:
+        self.source, self.hurried = source, hurried
+        self._path = _path(source)
+        self._library: ctypes.CDLL | None = None
+        self._broken = ""
 
-def cached(source: str) -> bool:
-    """True if the program is compiled already."""
-    path = _path(source)
-    return path.name in _loaded or path.exists()
+    @property
+    def compiled(self) -> bool:
+        """True if loading needs no compiler."""
+        return self._library is not None or self._path.exists()
+
+    def load(self) -> ctypes.CDLL:
+        """Give the library, from memory, from disk or from the compiler.
+
+        Raises
+        ------
+        Unsupported
+            If there is no compiler, or it fails.
+        """
+        with _lock:
+            if self._broken:
+                raise Unsupported(self._broken)
+            if self._library is None:
+                try:
+                    if not self._path.exists():
+                        _compile(self.source, self._path, "-O1" if self.hurried else "-O3")
+                    self._library = ctypes.CDLL(str(self._path))
+                except (OSError, subprocess.SubprocessError) as reason:
+                    self._broken = f"{type(reason).__name__}: {reason}"
+                    raise Unsupported(self._broken) from None
+                self._library.solve_each.restype = self._library.solve_together.restype = ctypes.c_void_p
+            return self._library
 
 
 def _path(source: str) -> Path:

@@ -318,6 +318,51 @@ def _joined(parts: Sequence[Any], dim: int, stacked: bool) -> Symbol:
     return Symbol(out, axis, recorder)
 
 
+def pad(source: Symbol, widths: Sequence[int], value: float = 0.0) -> Symbol:
+    graph = source.recorder.graph
+    around = [(0, 0)] * source.ndim
+    for i, (before, after) in enumerate(zip(widths[::2], widths[1::2], strict=True)):
+        around[source.ndim - 1 - i] = (before, after)
+    if any(n < 0 for pair in around for n in pair):
+        raise Unsupported("a negative padding")
+    if source.axis is not None and around[source.axis] != (0, 0):
+        raise Unsupported("more samples")
+    filling = graph.value(value) if value == 0 else source.recorder.number(value)
+    return Symbol(np.pad(source.nodes, around, constant_values=filling), source.axis, source.recorder)
+
+
+def roll(source: Symbol, shifts: Any, dims: Any = ()) -> Symbol:
+    shifts = [shifts] if isinstance(shifts, int) else list(shifts)
+    chosen = [_not_samples(source, d) for d in ([dims] if isinstance(dims, int) else dims)]
+    if not chosen:
+        raise Unsupported("a roll of the flattened state")
+    return _like(source, np.roll(source.nodes, shifts, chosen), source.axis)
+
+
+def flip(source: Symbol, dims: Sequence[int]) -> Symbol:
+    return _like(source, np.flip(source.nodes, [_not_samples(source, d) for d in dims]), source.axis)
+
+
+def index_select(source: Symbol, dim: int, index: Tensor) -> Symbol:
+    if isinstance(index, Symbol):
+        raise Unsupported("an index that depends on the state")
+    places = index.reshape(-1).tolist()
+    return _like(source, np.take(source.nodes, places, axis=_not_samples(source, dim)), source.axis)
+
+
+def index(source: Symbol, indices: Sequence[Any]) -> Symbol:
+    given = [(dim, i) for dim, i in enumerate(indices) if i is not None]
+    if len(given) != 1 or given[0][1].ndim != 1 or given[0][1].dtype == torch.bool:
+        raise Unsupported("an index of several axes")
+    return index_select(source, *given[0])
+
+
+def vector_norm(source: Symbol, order: float = 2, dims: Any = None, keepdim: bool = False, dtype: Any = None) -> Symbol:
+    if order != 2:
+        raise Unsupported(f"a norm of order {order}")
+    return _pointwise("sqrt", (total(_pointwise("square", (source,), {}), dims, keepdim),), {})
+
+
 def where(condition: Any, first: Any, second: Any) -> Symbol:
     recorder = _recorder((condition, first, second))
     if not isinstance(condition, Symbol):
@@ -506,6 +551,12 @@ HANDLERS: dict[str, Handler] = {
     "cat": cat,
     "stack": stack,
     "where": where,
+    "constant_pad_nd": pad,
+    "roll": roll,
+    "flip": flip,
+    "index_select": index_select,
+    "index": index,
+    "linalg_vector_norm": vector_norm,
     "clamp": clamp,
     "clamp_min": lambda x, low: clamp(x, low),
     "clamp_max": lambda x, high: clamp(x, None, high),

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 
 from scidyn.solvers.generated.expression import Graph
 from scidyn.solvers.generated.source import combination, function
+from scidyn.solvers.methods.rosenbrock import Rodas
 from scidyn.solvers.stiff_tableaus import RodasTableau
 
 __all__ = ["rosenbrock"]
 
+LARGEST_DENSE = 16
+WIDEST_BAND = 16
 EACH = "    for (int d = 0; d < D; ++d)"
 
 # A(i, j) of the matrix lies at A[i][j - i + LOWER]; exchanges of rows fill LOWER more diagonals
@@ -62,8 +65,15 @@ static inline void solve(const Work& w, V* b) {
 """
 
 
-def rosenbrock(graph: Graph, outputs: Sequence[int], tableau: RodasTableau) -> tuple[dict[str, object], list[str]]:
-    """Definitions and functions that complete the program."""
+def rosenbrock(graph: Graph, outputs: Sequence[int], method: Rodas) -> tuple[dict[str, object], list[str]]:
+    """Definitions and functions that complete the program.
+
+    Raises
+    ------
+    NotImplementedError
+        If an operation has no derivative, or the band of the Jacobian is too wide.
+    """
+    tableau = method.tableau
     slopes = graph.derivatives(list(outputs))
     targets = {f"rate[{i}]": number for i, number in enumerate(outputs)}
     lower = upper = 0
@@ -71,6 +81,11 @@ def rosenbrock(graph: Graph, outputs: Sequence[int], tableau: RodasTableau) -> t
         for leaf in row:
             if leaf[0] == "y":
                 lower, upper = max(lower, i - int(leaf[1])), max(upper, int(leaf[1]) - i)  # type: ignore[call-overload]
+    declared = method.algebra.bandwidth
+    if declared is not None and (lower > declared[0] or upper > declared[1]):
+        raise NotImplementedError("the Jacobian has entries outside of the declared band")
+    if len(outputs) > LARGEST_DENSE and lower + upper + 1 > WIDEST_BAND:
+        raise NotImplementedError("a large matrix without a narrow band")
     for i, row in enumerate(slopes):
         for leaf, number in row.items():
             if leaf[0] == "t":

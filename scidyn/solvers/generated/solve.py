@@ -12,10 +12,10 @@ from torch import Tensor
 from scidyn.solvers.arguments import Problem
 from scidyn.solvers.attempt import Bounds, LoopState
 from scidyn.solvers.diagnosis import diagnose
-from scidyn.solvers.generated.library import cached, load
+from scidyn.solvers.generated.library import Program
 from scidyn.solvers.generated.source import program
 from scidyn.solvers.generated.tracing import Unsupported, trace
-from scidyn.solvers.loop import Trace, begin, write_start
+from scidyn.solvers.loop import Trace, begin
 from scidyn.solvers.methods.explicit_rk import ExplicitRK
 from scidyn.solvers.methods.rosenbrock import Rodas
 
@@ -23,9 +23,9 @@ __all__ = ["generated_solver"]
 
 Solver = Callable[..., Trace]
 LARGEST_STATE = 512
-LARGEST_RODAS = 16
+LARGEST_CACHE = 256
 
-_programs: dict[tuple[object, ...], tuple[str, bool]] = {}
+_programs: dict[tuple[object, ...], Program] = {}
 
 _POINTERS = (
     *("y0", "k1", "own", "shared", "atol", "start", "h", "end", "slack", "dt_max", "dt_min", "wanted"),
@@ -43,13 +43,12 @@ class _Arguments(ctypes.Structure):
     )
 
 
-class _Program(NamedTuple):
-    """A field written down, and the program that solves it."""
+class _Written(NamedTuple):
+    """Constants of a field, and the program that solves it."""
 
     shared: Tensor
     own: Tensor
-    source: str
-    hurried: bool
+    program: Program
 
 
 def generated_solver(problem: Problem, *, compile: bool) -> Solver | None:
@@ -61,9 +60,9 @@ def generated_solver(problem: Problem, *, compile: bool) -> Solver | None:
         return None
     try:
         written = _write(problem)
-        if not compile and not cached(written.source):
+        if not compile and not written.program.compiled:
             return None
-        library = load(written.source, hurried=written.hurried)
+        library = written.program.load()
     except Unsupported:
         return None
 
@@ -81,37 +80,42 @@ def _suits(problem: Problem) -> bool:
         return method.adaptive and y0.shape[1] <= LARGEST_STATE
     if type(method) is Rodas:
         algebra = method.algebra
-        return algebra.linear_solver == "dense" and algebra.jacobian is None and y0.shape[1] <= LARGEST_RODAS
+        return algebra.linear_solver != "krylov" and algebra.jacobian is None and y0.shape[1] <= LARGEST_STATE
     return False
 
 
-def _write(problem: Problem) -> _Program:
+def _write(problem: Problem) -> _Written:
+    """Write the field down as it is now; the same expressions with other constants share a program."""
     batch, width = problem.y0.shape
-    dtype = problem.y0.dtype
+    dtype, method = problem.y0.dtype, problem.method
     found = trace(problem.field, batch, width, dtype)
     lanes = min(8, 1 << (batch - 1).bit_length())
-    key = (tuple(found.graph.nodes), tuple(found.outputs), len(found.own), dtype, problem.method, lanes)
-    if key not in _programs:
-        if len(_programs) > 256:
-            _programs.clear()
-        try:
-            _programs[key] = program(found.graph, found.outputs, len(found.own), dtype, problem.method, lanes)
-        except (NotImplementedError, OverflowError) as reason:
-            raise Unsupported(str(reason)) from None
     own = torch.stack(found.own) if found.own else torch.zeros(0, dtype=dtype, device="cpu")
     shared = torch.tensor(found.shared, dtype=dtype, device="cpu")
-    return _Program(shared, own.contiguous(), *_programs[key])
+    key = (tuple(found.graph.nodes), tuple(found.outputs), len(found.own), dtype, method, lanes)
+    if key not in _programs:
+        trace(problem.field, batch, width, dtype, watch=True)
+        if len(_programs) > LARGEST_CACHE:
+            _programs.clear()
+        try:
+            source, hurried = program(found.graph, found.outputs, len(found.own), dtype, method, lanes)
+        except (NotImplementedError, OverflowError) as reason:
+            raise Unsupported(str(reason)) from None
+        _programs[key] = Program(source, hurried=hurried)
+    return _Written(shared, own.contiguous(), _programs[key])
 
 
 def _run(
-    problem: Problem, written: _Program, library: ctypes.CDLL, k1: Tensor, *, keep_states: bool, keep_coef: bool
+    problem: Problem, written: _Written, library: ctypes.CDLL, k1: Tensor, *, keep_states: bool, keep_coef: bool
 ) -> Trace:
     """Run the program and bring its results into the form of the loop."""
     state, bounds = begin(problem, k1)
     batch, width = problem.y0.shape
     dtype, together = problem.y0.dtype, problem.tolerance.together
     output = torch.full((batch, problem.times.shape[1], width), torch.nan, dtype=dtype, device="cpu")
-    write_start(output, problem)
+    first = problem.times.detach() == problem.start.detach().unsqueeze(1)
+    first = first[:, : int(first.sum(dim=1).max())].unsqueeze(-1)
+    output[:, : first.shape[1]] = torch.where(first, state.y.unsqueeze(1), torch.nan)
     wanted = (problem.times[:1] if problem.times.stride(0) == 0 else problem.times).detach().contiguous()
     tensors = {
         **{"y0": state.y, "k1": k1.detach().contiguous(), "own": written.own, "shared": written.shared},

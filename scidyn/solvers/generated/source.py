@@ -41,7 +41,7 @@ def program(
     elif isinstance(method, Rodas):
         from scidyn.solvers.generated.rosenbrock import rosenbrock
 
-        added, written = rosenbrock(graph, outputs, method.tableau)
+        added, written = rosenbrock(graph, outputs, method)
         defines |= added
         parts += written
     text = Path(__file__).with_name("kernel.cpp").read_text(encoding="utf-8")

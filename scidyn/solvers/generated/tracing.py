@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from scidyn.solvers.generated.expression import Graph
 
 __all__ = ["Symbol", "Trace", "Unsupported", "trace"]
 
-LIMIT = 3000
+LIMIT = 12000
 
 
 class Unsupported(Exception):
@@ -129,8 +130,8 @@ class _Watch(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def trace(field: Field, batch: int, width: int, dtype: torch.dtype) -> Trace:
-    """Call ``field`` once on symbols.
+def trace(field: Field, batch: int, width: int, dtype: torch.dtype, *, watch: bool = False) -> Trace:
+    """Call ``field`` once on symbols; ``watch`` looks for random numbers too, which takes longer.
 
     Raises
     ------
@@ -146,7 +147,7 @@ def trace(field: Field, batch: int, width: int, dtype: torch.dtype) -> Trace:
     t = Symbol(time, samples if per_sample else None, recorder)
     y = Symbol(state, samples, recorder)
     try:
-        with torch.no_grad(), _Watch():
+        with torch.no_grad(), _Watch() if watch else contextlib.nullcontext():
             rate = field(t, y)
     except Unsupported:
         raise
