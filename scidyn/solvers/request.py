@@ -60,16 +60,17 @@ def solve(problem: Problem, request: Request) -> Solution:
     plain, adjoint = problem, request.adjoint
     if adjoint == "reversible":
         problem = problem._replace(method=reversible(problem.method))
+    whole = _in_one_call(problem, request)
     with torch.no_grad():
-        k1 = problem.field.probe(problem.start, problem.y0.detach())
+        k1 = problem.y0 if whole is not None else problem.field.probe(problem.start, problem.y0.detach())
     inputs = _inputs(problem, request.params) if adjoint is not None and torch.is_grad_enabled() else None
     if request.backend == "torchdiffeq":
         trace = _with_torchdiffeq(problem, adjoint, inputs)
         return report(make_solution(problem, trace, trace.y), trace.last_size, request.on_failure)
-    trace, marks = _integrate(problem, k1, request, differentiate=inputs is not None)
+    trace, marks = _integrate(problem, k1, request, whole, differentiate=inputs is not None)
     nodes = request.regularize in ("error", "stiffness") and len(trace.size) > 0
-    whole, longer = with_nodes(problem, trace) if nodes else (problem, trace)
-    y = longer.y if inputs is None else _differentiable(whole, longer, inputs, adjoint, marks)
+    extended, longer = with_nodes(problem, trace) if nodes else (problem, trace)
+    y = longer.y if inputs is None else _differentiable(extended, longer, inputs, adjoint, marks)
     y, states = y[:, : trace.y.shape[1]], y[:, trace.y.shape[1] :].transpose(0, 1) if nodes else trace.states
     solution = report(make_solution(problem, trace, y), trace.last_size, request.on_failure)
     if request.regularize is None or not len(trace.size):
@@ -95,8 +96,16 @@ def _check(problem: Problem, request: Request) -> None:
         torchdiffeq.suits(problem, request.dense, request.compile, request.controller)
 
 
+def _in_one_call(problem: Problem, request: Request) -> Callable[..., Trace] | None:
+    """Give a function that solves without returning to the host's loop, if this request needs nothing in between."""
+    plain = request.backend == "native" and request.foreign is None and request.checkpoints is None
+    if not plain or request.progress is not None or request.adjoint == "reversible":
+        return None
+    return whole_solve(problem, request.compile)
+
+
 def _integrate(
-    problem: Problem, k1: Tensor, request: Request, *, differentiate: bool
+    problem: Problem, k1: Tensor, request: Request, whole: Callable[..., Trace] | None, *, differentiate: bool
 ) -> tuple[Trace, Marks | Checkpoints | None]:
     """Step to the end, keeping what the adjoint needs."""
     along = differentiate and request.adjoint == "interpolating"
@@ -111,8 +120,8 @@ def _integrate(
         trace = integrate_scipy(problem, request.foreign, keep_states=keep, keep_coef=coef, progress=request.progress)
     elif problem.stepping == "fixed":
         trace = integrate_fixed(problem, k1, keep_states=keep, keep_coef=coef, progress=request.progress, observe=marks)
-    elif marks is None and request.progress is None and (whole := whole_solve(problem, request.compile)) is not None:
-        trace = whole(k1, keep_states=keep, keep_coef=coef)
+    elif whole is not None:
+        trace = whole(keep_states=keep, keep_coef=coef)
     else:
         trace = integrate(
             problem,

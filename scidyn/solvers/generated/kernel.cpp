@@ -85,7 +85,7 @@ BY_LANE(v_cosh, std::cosh) BY_LANE(v_asin, std::asin) BY_LANE(v_acos, std::acos)
 BY_LANE(v_erf, std::erf) BY_LANE(v_expm1, std::expm1) BY_LANE(v_log1p, std::log1p) BY_LANE(v_floor, std::floor)
 BY_LANES(v_pow, std::pow) BY_LANES(v_fmod, std::fmod) BY_LANES(v_atan2, std::atan2)
 
-enum { RUNNING, SUCCESS, MAX_STEPS, STEP_UNDERFLOW, NON_FINITE_STATE };
+enum { RUNNING, SUCCESS, MAX_STEPS, STEP_UNDERFLOW, NON_FINITE_STATE, NON_FINITE_RATE };
 
 struct Work {
     V k[S][D];
@@ -101,14 +101,14 @@ static const double LARGE = 1e300, LEAST_LOG_RATIO = -13.287712379549449;  // lo
 
 // arguments in the order of solve.py
 struct Arguments {
-    const REAL *y0, *k1, *own, *shared, *atol;
-    const double *start, *h, *end, *slack, *dt_max, *dt_min, *wanted;
-    REAL *out, *final_y, *final_k, *previous;
-    int8_t *status;
+    const REAL *y0, *own, *shared, *atol;
+    const double* wanted;
+    REAL *k1, *out, *final_y, *final_k, *previous;
+    double *start, *end, *h, *final_t, *final_h, *last_size;
+    int8_t* status;
     int32_t *accepted, *rejected;
-    double *final_t, *final_h, *last_size;
     int64_t batch, count, stride, max_steps, keep, average;
-    double rtol, tiny, power0, power1, power2, safety, low, high;
+    double rtol, tiny, power0, power1, power2, safety, low, high, order, first, dt_min, dt_max;
 };
 
 struct Records {
@@ -164,13 +164,113 @@ static void keep_row(const Arguments& a, Records* r, const V* y, const V (*c)[D]
             for (int d = 0; d < D; ++d) r->data.push_back(AT(c[p][d], lane));
 }
 
+static inline double span_slack(double start, double end) {
+    return 100 * std::numeric_limits<double>::epsilon() * std::fmax(std::fabs(start), std::fabs(end));
+}
+
+// times at which rows begin and end, and reported states: that at the start, and NaN
+static void begin_rows(const Arguments& a, int64_t rows) {
+    for (int64_t b = 0; b < rows; ++b) {
+        const double* wanted = a.wanted + b * a.stride;
+        int64_t last = a.count - 1;
+        while (last > 0 && !(wanted[last] == wanted[last])) --last;
+        a.start[b] = wanted[0], a.end[b] = wanted[last];
+    }
+    const REAL none = std::numeric_limits<REAL>::quiet_NaN();
+    for (int64_t b = 0; b < a.batch; ++b) {
+        const double* wanted = a.wanted + b * a.stride;
+        REAL* row = a.out + b * a.count * D;
+        for (int64_t i = 0; i < a.count; ++i)
+            for (int d = 0; d < D; ++d) row[i * D + d] = wanted[i] == wanted[0] ? a.y0[b * D + d] : none;
+        for (int d = 0; d < D; ++d) a.final_y[b * D + d] = a.y0[b * D + d];
+    }
+}
+
+// mean squares over their allowed error of y, of its rate, and of the change of the rate in a small step
+static void first_norms(const Arguments& a, const double* h0, double* d0, double* d1, double* d2, bool together) {
+    V y[D], k1[D], k2[D], own[OWN + 1];
+    for (int64_t block = 0; block < a.batch; block += W) {
+        T t = {}, size = {};
+        for (int lane = 0; lane < W; ++lane) {
+            const int64_t b = block + lane < a.batch ? block + lane : a.batch - 1, row = together ? 0 : b;
+            for (int d = 0; d < D; ++d) AT(y[d], lane) = a.y0[b * D + d];
+            for (int j = 0; j < OWN; ++j) AT(own[j], lane) = a.own[j * a.batch + b];
+            AT(t, lane) = a.start[row];
+            if (h0) AT(size, lane) = h0[row];
+        }
+        V sum0 = {}, sum1 = {};
+        rate(narrow(t), y, a.shared, own, k1);
+        if (h0) {
+            V moved[D];
+            for (int d = 0; d < D; ++d) moved[d] = y[d] + narrow(size) * k1[d];
+            rate(narrow(t + size), moved, a.shared, own, k2);
+        }
+        for (int d = 0; d < D; ++d) {
+            V scale = (REAL)a.rtol * v_abs(y[d]) + a.atol[d];
+            scale = scale < (REAL)a.tiny ? all_of((REAL)a.tiny) : scale;
+            const V first = h0 ? (k2[d] - k1[d]) / scale : y[d] / scale, second = k1[d] / scale;
+            sum0 += first * first, sum1 += second * second;
+        }
+        for (int lane = 0; lane < W && block + lane < a.batch; ++lane) {
+            const int64_t b = block + lane;
+            if (h0) d2[b] = AT(sum0, lane) * (1.0 / D);
+            else {
+                d0[b] = AT(sum0, lane) * (1.0 / D), d1[b] = AT(sum1, lane) * (1.0 / D);
+                for (int d = 0; d < D; ++d) a.final_k[b * D + d] = a.k1[b * D + d] = AT(k1[d], lane);
+            }
+        }
+    }
+}
+
+static void join(const Arguments& a, std::vector<double>& each) {
+    double worst = 0, sum = 0;
+    for (double x : each) worst = x > worst || x != x ? x : worst, sum += x;
+    each.assign(1, a.average ? sum / a.batch : worst);
+}
+
+// first step (E. Hairer, S. P. Norsett, G. Wanner, Solving Ordinary Differential Equations I, II.4) and status
+static void begin_steps(const Arguments& a, bool together) {
+    const int64_t rows = together ? 1 : a.batch;
+    begin_rows(a, rows);
+    std::vector<double> d0(a.batch), d1(a.batch), d2(a.batch), h0(rows);
+    first_norms(a, nullptr, d0.data(), d1.data(), d2.data(), together);
+    if (together) join(a, d0), join(a, d1);
+    for (int64_t r = 0; r < rows; ++r) {
+        d0[r] = std::sqrt(d0[r]), d1[r] = std::sqrt(d1[r]);
+        const bool flat = d0[r] < 1e-5 || d1[r] < 1e-5;
+        const double guess = flat ? 1e-6 : 0.01 * d0[r] / d1[r], span = a.end[r] - a.start[r];
+        h0[r] = guess < span || guess != guess ? guess : span;
+    }
+    if (a.first <= 0) first_norms(a, h0.data(), d0.data(), d1.data(), d2.data(), together);
+    if (together) join(a, d2);
+    for (int64_t r = 0; r < rows; ++r) {
+        const double tiny = std::numeric_limits<double>::min();
+        const double change = std::sqrt(d2[r]) / (h0[r] > tiny ? h0[r] : tiny);
+        const double largest = d1[r] > change || d1[r] != d1[r] ? d1[r] : change;
+        const double h1 =
+            largest <= 1e-15 ? std::fmax(h0[r] * 1e-3, 1e-6) : std::pow(0.01 / largest, 1.0 / a.order);
+        const double guess = std::fmin(100 * h0[r], h1);
+        double h = largest == largest && std::isfinite(guess) ? guess : h0[r];
+        if (a.first > 0) h = a.first;
+        a.final_h[r] = a.h[r] = h < a.dt_max ? h : a.dt_max;
+        a.final_t[r] = a.start[r], a.last_size[r] = 0;
+        a.accepted[r] = a.rejected[r] = 0;
+        a.previous[r] = a.previous[rows + r] = 1;
+        bool usable = true;
+        for (int64_t i = r * D; i < (together ? a.batch : r + 1) * D; ++i) usable = usable && std::isfinite(a.k1[i]);
+        a.status[r] = a.end[r] > a.start[r] ? (usable ? RUNNING : NON_FINITE_RATE) : SUCCESS;
+    }
+}
+
 extern "C" void* solve_each(const Arguments* given) {
     const Arguments& a = *given;
+    begin_steps(a, false);
     Records* records = a.keep ? new Records : nullptr;
     V y[D], k1[D], y1[D], err[D], c[P][D], own[OWN + 1];
     for (int d = 0; d < D; ++d) y[d] = k1[d] = all_of(0);
     for (int j = 0; j <= OWN; ++j) own[j] = all_of(0);
-    T t = {}, h = {}, end = {}, slack = {}, dt_max = {}, dt_min = {}, before = {}, earlier = {}, due = {}, size = {};
+    T t = {}, h = {}, end = {}, slack = {}, before = {}, earlier = {}, due = {}, size = {};
+    const T dt_max = all_times(a.dt_max), dt_min = all_times(a.dt_min);
     TM running = {}, accepted = {}, rejected = {};
     int64_t sample[W], next[W], coming = 0;
     Work w = {};
@@ -184,8 +284,8 @@ extern "C" void* solve_each(const Arguments* given) {
             const int64_t b = sample[lane] = coming++;
             for (int d = 0; d < D; ++d) AT(y[d], lane) = a.y0[b * D + d], AT(k1[d], lane) = a.k1[b * D + d];
             for (int j = 0; j < OWN; ++j) AT(own[j], lane) = a.own[j * a.batch + b];
-            AT(t, lane) = a.start[b], AT(h, lane) = a.h[b], AT(end, lane) = a.end[b], AT(slack, lane) = a.slack[b];
-            AT(dt_max, lane) = a.dt_max[b], AT(dt_min, lane) = a.dt_min[b];
+            AT(t, lane) = a.start[b], AT(h, lane) = a.h[b], AT(end, lane) = a.end[b];
+            AT(slack, lane) = span_slack(a.start[b], a.end[b]);
             AT(before, lane) = AT(earlier, lane) = AT(size, lane) = 0;
             AT(accepted, lane) = AT(rejected, lane) = 0;
             AT(running, lane) = -1;
@@ -270,6 +370,7 @@ extern "C" void* solve_each(const Arguments* given) {
 
 extern "C" void* solve_together(const Arguments* given) {
     const Arguments& a = *given;
+    begin_steps(a, true);
     Records* records = a.keep ? new Records : nullptr;
     if (*a.status != RUNNING) return records;
     const int64_t blocks = (a.batch + W - 1) / W;
@@ -287,14 +388,14 @@ extern "C" void* solve_together(const Arguments* given) {
             for (int j = 0; j < OWN; ++j) AT(own[block * (OWN + 1) + j], lane) = a.own[j * a.batch + b];
         }
     double t = *a.start, h = *a.h, before = 0, earlier = 0, size = 0;
-    const double end = *a.end;
+    const double end = *a.end, slack = span_slack(t, end);
     int64_t next = 0, accepted = 0, rejected = 0;
     while (next < a.count && a.wanted[next] <= t) ++next;
     int8_t status = RUNNING;
     Work w = {};
     while (status == RUNNING) {
         const double remaining = end - t;
-        const bool last = h >= remaining - *a.slack;
+        const bool last = h >= remaining - slack;
         const double trial = last ? remaining : h, reached = last ? end : t + trial;
         const bool wants = next < a.count && a.wanted[next] <= reached;
         const T t_all = all_times(t), h_all = all_times(trial);
@@ -323,7 +424,7 @@ extern "C" void* solve_together(const Arguments* given) {
                         : (factor < a.low ? a.low : factor > a.safety ? a.safety : factor);
         if (unsolved) factor = 0.25;
         double proposal = trial * factor;
-        if (proposal > *a.dt_max) proposal = *a.dt_max;
+        if (proposal > a.dt_max) proposal = a.dt_max;
         if (accept) {
             const int64_t first = next;
             for (int64_t b = 0; wants && b < a.batch; ++b) {
@@ -342,7 +443,7 @@ extern "C" void* solve_together(const Arguments* given) {
         h = proposal;
         double smallest = 16 * std::numeric_limits<double>::epsilon() * std::fmax(std::fabs(t), 1e-15 * std::fabs(end));
         if (accept && last) status = SUCCESS;
-        else if (!accept && proposal <= std::fmax(smallest, *a.dt_min))
+        else if (!accept && proposal <= std::fmax(smallest, a.dt_min))
             status = r2 < LARGE ? STEP_UNDERFLOW : NON_FINITE_STATE;
         else if (accepted + rejected >= a.max_steps) status = MAX_STEPS;
     }

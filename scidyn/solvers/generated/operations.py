@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -105,11 +106,15 @@ def _pointwise(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Symbol
 
 def _map(function: Callable[..., int], *nodes: np.ndarray) -> np.ndarray:
     """Apply to every entry, with broadcasting; always an array."""
-    wide = np.broadcast_arrays(*nodes) if len(nodes) > 1 else nodes
-    out = np.empty(wide[0].shape, dtype=object)
-    flat = [w.reshape(-1) for w in wide]
-    out.reshape(-1)[:] = [function(*entries) for entries in zip(*flat, strict=True)]
-    return out
+    shapes = {n.shape for n in nodes if n.ndim}
+    if len(shapes) > 1:
+        nodes = tuple(np.broadcast_arrays(*nodes))
+    shape = nodes[0].shape if len(shapes) != 1 else shapes.pop()
+    flat = [n.ravel().tolist() if n.ndim else itertools.repeat(n.item()) for n in nodes]
+    count = math.prod(shape)
+    out = np.empty(count, dtype=object)
+    out[:] = [function(*entries) for entries in itertools.islice(zip(*flat, strict=False), count)]
+    return out.reshape(shape)
 
 
 def _power(base: Symbol, exponent: float) -> Symbol:

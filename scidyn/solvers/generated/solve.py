@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,12 +11,12 @@ import torch
 from torch import Tensor
 
 from scidyn.solvers.arguments import Problem
-from scidyn.solvers.attempt import Bounds, LoopState
+from scidyn.solvers.attempt import LoopState
 from scidyn.solvers.diagnosis import diagnose
 from scidyn.solvers.generated.library import Program
 from scidyn.solvers.generated.source import program
 from scidyn.solvers.generated.tracing import Unsupported, trace
-from scidyn.solvers.loop import Trace, begin
+from scidyn.solvers.loop import Trace
 from scidyn.solvers.methods.explicit_rk import ExplicitRK
 from scidyn.solvers.methods.rosenbrock import Rodas
 
@@ -28,11 +29,14 @@ LARGEST_CACHE = 256
 _programs: dict[tuple[object, ...], Program] = {}
 
 _POINTERS = (
-    *("y0", "k1", "own", "shared", "atol", "start", "h", "end", "slack", "dt_max", "dt_min", "wanted"),
-    *("out", "final_y", "final_k", "previous", "status", "accepted", "rejected", "final_t", "final_h", "last_size"),
+    *("y0", "own", "shared", "atol", "wanted", "k1", "out", "final_y", "final_k", "previous"),
+    *("start", "end", "h", "final_t", "final_h", "last_size", "status", "accepted", "rejected"),
 )
 _COUNTS = ("batch", "count", "stride", "max_steps", "keep", "average")
-_NUMBERS = ("rtol", "tiny", "power0", "power1", "power2", "safety", "low", "high")
+_NUMBERS = (
+    *("rtol", "tiny", "power0", "power1", "power2", "safety", "low", "high", "order"),
+    *("first", "dt_min", "dt_max"),
+)
 
 
 class _Arguments(ctypes.Structure):
@@ -52,7 +56,7 @@ class _Written(NamedTuple):
 
 
 def generated_solver(problem: Problem, *, compile: bool) -> Solver | None:
-    """Give a function with the signature of ``integrate``, or None if the problem needs another way.
+    """Give a function that solves and keeps what it is told to, or None if the problem needs another way.
 
     Without ``compile`` only programs that are compiled already are used.
     """
@@ -66,8 +70,8 @@ def generated_solver(problem: Problem, *, compile: bool) -> Solver | None:
     except Unsupported:
         return None
 
-    def solve(k1: Tensor, *, keep_states: bool, keep_coef: bool) -> Trace:
-        return _run(problem, written, library, k1, keep_states=keep_states, keep_coef=keep_coef)
+    def solve(*, keep_states: bool, keep_coef: bool) -> Trace:
+        return _run(problem, written, library, keep_states=keep_states, keep_coef=keep_coef)
 
     return solve
 
@@ -106,57 +110,54 @@ def _write(problem: Problem) -> _Written:
 
 
 def _run(
-    problem: Problem, written: _Written, library: ctypes.CDLL, k1: Tensor, *, keep_states: bool, keep_coef: bool
+    problem: Problem, written: _Written, library: ctypes.CDLL, *, keep_states: bool, keep_coef: bool
 ) -> Trace:
     """Run the program and bring its results into the form of the loop."""
-    state, bounds = begin(problem, k1)
-    batch, width = problem.y0.shape
-    dtype, together = problem.y0.dtype, problem.tolerance.together
-    output = torch.full((batch, problem.times.shape[1], width), torch.nan, dtype=dtype, device="cpu")
-    first = problem.times.detach() == problem.start.detach().unsqueeze(1)
-    first = first[:, : int(first.sum(dim=1).max())].unsqueeze(-1)
-    output[:, : first.shape[1]] = torch.where(first, state.y.unsqueeze(1), torch.nan)
-    wanted = (problem.times[:1] if problem.times.stride(0) == 0 else problem.times).detach().contiguous()
+    y0 = problem.y0.detach().contiguous()
+    batch, width = y0.shape
+    together = problem.tolerance.together
+    rows = 1 if together else batch
+    wanted = problem.times.detach()
+    wanted = (wanted[:1] if wanted.stride(0) == 0 else wanted).contiguous()
+    whole = torch.empty(4, batch, width, dtype=y0.dtype, device="cpu")
+    reals = torch.empty(6, rows, dtype=torch.float64, device="cpu")
+    counts = torch.empty(2, rows, dtype=torch.int32, device="cpu")
     tensors = {
-        **{"y0": state.y, "k1": k1.detach().contiguous(), "own": written.own, "shared": written.shared},
-        "atol": problem.tolerance.atol.detach().to(dtype).expand(width).contiguous(),
-        **{"start": state.t, "h": state.h.clone(), "end": bounds.end, "slack": bounds.slack},
-        **{"dt_max": bounds.dt_max, "dt_min": bounds.dt_min, "wanted": wanted, "out": output},
-        **{"final_y": state.y.clone(), "final_k": k1.detach().clone(), "previous": torch.stack(state.previous)},
-        **{"status": state.status.clone(), "accepted": state.accepted.clone(), "rejected": state.rejected.clone()},
-        **{"final_t": state.t.clone(), "final_h": state.h.clone(), "last_size": torch.zeros_like(state.t)},
+        **{"y0": y0, "own": written.own, "shared": written.shared, "wanted": wanted},
+        "atol": problem.tolerance.atol.detach().expand(width).contiguous(),
+        "out": torch.empty(batch, wanted.shape[1], width, dtype=y0.dtype, device="cpu"),
+        **dict(zip(("k1", "final_y", "final_k"), whole, strict=False)),
+        **dict(zip(("start", "end", "h", "final_t", "final_h", "last_size"), reals, strict=True)),
+        "previous": torch.empty(2, rows, dtype=y0.dtype, device="cpu"),
+        "status": torch.empty(rows, dtype=torch.int8, device="cpu"),
+        **{"accepted": counts[0], "rejected": counts[1]},
     }
     keep = 2 if keep_coef else 1 if keep_states else 0
-    arguments = _arguments(problem, bounds, tensors, wanted, keep)
-    run = library.solve_together if together else library.solve_each
-    records = run(ctypes.byref(arguments))
-    carry = (tensors["final_k"],) if state.carry else ()
-    status, previous = tensors["status"], tensors["previous"]
+    arguments = _arguments(problem, tensors, keep)
+    records = (library.solve_together if together else library.solve_each)(ctypes.byref(arguments))
+    carry = (tensors["final_k"],) if isinstance(problem.method, ExplicitRK) else ()
+    previous = tensors["previous"]
     final = LoopState(
-        *(tensors["final_t"], tensors["final_h"], tensors["final_y"], carry, (previous[0], previous[1]), status),
-        *(tensors["accepted"], tensors["rejected"]),
+        *(tensors["final_t"], tensors["final_h"], tensors["final_y"], carry, (previous[0], previous[1])),
+        *(tensors["status"], tensors["accepted"], tensors["rejected"]),
     )
     kept = _records(library, records, arguments, problem, final, keep)
     final = final._replace(status=diagnose(problem, final, tensors["last_size"]))
-    tried = int((final.accepted + final.rejected).max())
-    evaluations = 2 + problem.method.evaluations * tried
-    return Trace(output, *kept, final, tensors["last_size"], evaluations, 1)
+    evaluations = 2 + problem.method.evaluations * int(counts.sum(dim=0).max())
+    return Trace(tensors["out"], *kept, final, tensors["last_size"], evaluations, 1)
 
 
-def _arguments(
-    problem: Problem, bounds: Bounds, tensors: dict[str, Tensor], wanted: Tensor, keep: int
-) -> _Arguments:
+def _arguments(problem: Problem, tensors: dict[str, Tensor], keep: int) -> _Arguments:
     control, tolerance = problem.controller, problem.tolerance
-    order = problem.method.error_order
+    order, wanted = problem.method.error_order, tensors["wanted"]
     p, i, d = control.proportional, control.integral, control.derivative
-    batch = problem.y0.shape[0]
-    tiny = torch.finfo(problem.y0.dtype).tiny
     return _Arguments(
         *(tensors[name].data_ptr() for name in _POINTERS),
-        *(batch, wanted.shape[1], wanted.shape[1] if len(wanted) > 1 else 0, problem.max_steps, keep),
-        int(not tolerance.worst),
-        *(float(tolerance.rtol), tiny, -(p + i + d) / order, (p + 2 * d) / order, -d / order),
-        *(control.safety, control.shrink, control.grow),
+        *(problem.y0.shape[0], wanted.shape[1], wanted.shape[1] if len(wanted) > 1 else 0),
+        *(problem.max_steps, keep, int(not tolerance.worst)),
+        *(float(tolerance.rtol), torch.finfo(problem.y0.dtype).tiny),
+        *(-(p + i + d) / order, (p + 2 * d) / order, -d / order, control.safety, control.shrink, control.grow, order),
+        *(problem.dt0 or 0.0, problem.dt_min or 0.0, math.inf if problem.dt_max is None else problem.dt_max),
     )
 
 

@@ -153,6 +153,8 @@ def trace(field: Field, batch: int, width: int, dtype: torch.dtype, *, watch: bo
         raise
     except Exception as reason:  # whatever the field makes of symbols; the plain solve decides what is an error
         raise Unsupported(f"{type(reason).__name__}: {reason}") from None
+    if any(state[0, i] != add("y", i) for i in range(width)):
+        raise Unsupported("a state changed in place")
     if not isinstance(rate, Symbol):
         rate = Symbol(recorder.constant(rate, 0 if batch > 1 else None), samples, recorder)
     if rate.nodes.size != width or (rate.axis is None and batch > 1):
