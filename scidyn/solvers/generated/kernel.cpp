@@ -21,8 +21,8 @@ static inline T widen(V x) { return (T)x; }
 static inline M narrow_mask(TM m) { return m; }
 static inline TM wide_mask(M m) { return m; }
 #define NOT(m) (!(m))
-static inline T log2_of(T x) { return std::log2(x); }
-static inline T exp2_of(T x) { return std::exp2(x); }
+static inline TM whole(T x) { return (TM)x; }
+static inline T real(TM x) { return (T)x; }
 static inline bool any(TM m) { return m != 0; }
 #else
 typedef REAL V __attribute__((vector_size(W * sizeof(REAL))));
@@ -40,7 +40,11 @@ static inline bool any(TM m) {
     for (int i = 0; i < W; ++i) found |= m[i];
     return found != 0;
 }
-// log2 by the series of artanh, exp2 by that of exp: to 1e-13, enough for a step size
+static inline TM whole(T x) { return __builtin_convertvector(x, TM); }
+static inline T real(TM x) { return __builtin_convertvector(x, T); }
+#endif
+
+// log2 by the series of artanh, exp2 by that of exp: to 1e-13, enough for a step size, and the same in every lane
 static inline T log2_of(T x) {
     TM bits;
     std::memcpy(&bits, &x, sizeof(x));
@@ -53,7 +57,7 @@ static inline T log2_of(T x) {
     power = high ? power + 1 : power;
     T s = (m - 1.0) / (m + 1.0), z = s * s, sum = z * 0.0 + 1.0 / 17;
     for (int k = 15; k > 0; k -= 2) sum = sum * z + 1.0 / k;
-    return __builtin_convertvector(power, T) + 2.8853900817779268 * s * sum;
+    return real(power) + 2.8853900817779268 * s * sum;
 }
 static inline T exp2_of(T x) {
     x = x > 1000.0 ? x * 0.0 + 1000.0 : x;
@@ -61,12 +65,11 @@ static inline T exp2_of(T x) {
     T n = (x + 6755399441055744.0) - 6755399441055744.0;
     T z = (x - n) * 0.6931471805599453, sum = z * 0.0 + 1.0;
     for (int k = 12; k > 0; --k) sum = sum * z / (double)k + 1.0;
-    TM bits = (__builtin_convertvector(n, TM) + 1023) << 52;
+    TM bits = (whole(n) + 1023) << 52;
     T scale;
     std::memcpy(&scale, &bits, sizeof(scale));
     return sum * scale;
 }
-#endif
 
 static inline V all_of(REAL x) { V v = {}; return v + x; }
 static inline T all_times(double x) { T v = {}; return v + x; }
