@@ -465,8 +465,8 @@ def matmul(first: Any, second: Any) -> Symbol:
             nodes.append(_plain(value, -3 if stacks and other == 0 else None, recorder))
     a, b = nodes
     rank = a.ndim
-    inner = sample_axes[0] == rank - 1 or (b.ndim > 1 and sample_axes[1] == rank - 2)
-    if inner or (rank == 2 and None not in sample_axes) or (rank == 3 and sample_axes[0] not in (None, 0)):
+    inner = sample_axes[0] == rank - 1 or sample_axes[1] == rank - 2
+    if inner or (None not in sample_axes and not (rank == 3 and sample_axes == [0, 0])):
         raise Unsupported("samples are joined by a product")
     if a.shape[-1] != b.shape[-2] or a[..., 0].size * b.shape[-1] * b.shape[-2] > 4000:
         raise Unsupported("a large product")
