@@ -14,7 +14,7 @@ from scidyn.solvers.cde import (
     with_time,
 )
 from scidyn.solvers.compat.ode import odeint, odeint_adjoint, odeint_event
-from scidyn.solvers.controller import Controller
+from scidyn.solvers.controller import Controller, Gustafsson
 from scidyn.solvers.ctmc import (
     JumpSolution,
     JumpStatus,
@@ -36,6 +36,7 @@ from scidyn.solvers.solution import Solution, Stats
 from scidyn.solvers.split import SemilinearField, SeparableField, SplitField
 from scidyn.solvers.status import Status
 from scidyn.solvers.steady import SteadyState, fixed_point, solve_steady_state
+from scidyn.solvers.time_axis import batch_time, expand_time
 
 __all__ = [
     "BrownianIncrements",
@@ -44,6 +45,7 @@ __all__ = [
     "Controller",
     "Event",
     "EventRecord",
+    "Gustafsson",
     "HermiteCubicPath",
     "JumpSolution",
     "JumpStatus",
@@ -63,6 +65,8 @@ __all__ = [
     "Stats",
     "Status",
     "SteadyState",
+    "batch_time",
+    "expand_time",
     "fixed_point",
     "join",
     "levy_area",

@@ -12,9 +12,11 @@ from torch import Tensor
 from scidyn._check.tensors import finite, floating
 from scidyn._check.values import choice, integer, number
 from scidyn.errors import OptionError, ShapeError, SolverWarning, TimeGridError
-from scidyn.solvers.controller import Controller, Tolerance, choose_controller
+from scidyn.solvers.controller import Controller, Gustafsson, Tolerance, choose_controller
 from scidyn.solvers.field import Field
 from scidyn.solvers.methods import METHODS, Method
+from scidyn.solvers.packing import Packed
+from scidyn.solvers.precision import HALF, working_precision
 
 __all__ = ["Problem", "prepare"]
 
@@ -26,9 +28,13 @@ BACKEND_ADJOINTS = {
     "scipy": ("discrete", "direct", "interpolating", None),
     "torchdiffeq": ("discrete", "direct", "backsolve", None),
 }
-NORM = ("max", "rms")
+NORM = ("max", "rms_all")
 ON_FAILURE = ("raise", "warn", "return")
+SAVE = (None, "steps", "step_to")
+COARSEST_RTOL = 1e-2
 DEFAULTS = {
+    torch.float16: (1e-2, 1e-3),
+    torch.bfloat16: (1e-2, 1e-3),
     torch.float32: (1e-4, 1e-6),
     torch.complex64: (1e-4, 1e-6),
     torch.float64: (1e-6, 1e-9),
@@ -63,6 +69,8 @@ class Problem(NamedTuple):
         First, smallest and largest step.
     max_steps : int
         Largest number of attempted steps per sample.
+    targets : Tensor, shape (1, K) or (batch, K), or None
+        Increasing times on which steps are to end, padded with infinity.
     """
 
     field: Field
@@ -73,11 +81,12 @@ class Problem(NamedTuple):
     state: tuple[int, ...]
     tolerance: Tolerance
     stepping: str
-    controller: Controller
+    controller: Controller | Gustafsson
     dt0: float | None
     dt_min: float | None
     dt_max: float | None
     max_steps: int
+    targets: Tensor | None = None
 
     @property
     def start(self) -> Tensor:
@@ -104,17 +113,19 @@ def prepare(
     dt_max: Any = None,
     max_steps: Any = 4096,
     stepping: str | None = None,
-    controller: Controller | str | None = None,
+    controller: Controller | Gustafsson | str | None = None,
     norm: str = "max",
+    step_times: Any = None,
+    save: str | None = None,
 ) -> Problem:
     """Check everything and bring it into the solver's coordinates."""
     if not callable(f):
         raise OptionError(f"f must be a callable f(t, y) or f(t, y, args); got {type(f).__name__}.")
     stepper = METHODS[choice("method", method, METHODS)] if isinstance(method, str) else method
     mode = _stepping(stepping, stepper)
-    if choice("norm", norm, NORM) == "rms" and mode == "per_sample":
-        raise OptionError("norm='rms' joins all samples and needs stepping='shared'; each sample has its own here.")
-    state = _initial_state(y0)
+    if choice("norm", norm, NORM) == "rms_all" and mode == "per_sample":
+        raise OptionError("norm='rms_all' joins all samples and needs stepping='shared'; each has its own here.")
+    state = _initial_state(y0, mode, rtol)
     user_times = _times(t, y0, mode)
     batch = 1 if y0.ndim <= 1 else y0.shape[0]
     times = user_times.reshape(1, -1) if user_times.ndim == 1 else user_times
@@ -133,13 +144,16 @@ def prepare(
         times=times,
         user_times=user_times,
         state=tuple(state),
-        tolerance=_tolerance(rtol, atol, y0, state, mode != "per_sample")._replace(worst=norm == "max"),
+        tolerance=_tolerance(rtol, atol, y0, state, mode != "per_sample")._replace(
+            worst=norm == "max", leaves=f.layout.sizes if isinstance(f, Packed) else ()
+        ),
         stepping=mode,
         controller=choose_controller(controller),
         dt0=None if dt0 is None else number("dt0", dt0, above=0),
         dt_min=None if dt_min is None else number("dt_min", dt_min, above=0),
         dt_max=None if dt_max is None else number("dt_max", dt_max, above=0),
         max_steps=integer("max_steps", max_steps, at_least=1),
+        targets=_targets(step_times, times.detach(), sign, choice("save", save, SAVE) == "step_to"),
     )
 
 
@@ -156,13 +170,17 @@ def _stepping(stepping: str | None, method: Method) -> str:
     return stepping
 
 
-def _initial_state(y0: Any) -> torch.Size:
+def _initial_state(y0: Any, stepping: str, rtol: Any) -> torch.Size:
     """Check ``y0`` and return the shape of one sample's state."""
     if not isinstance(y0, Tensor):
         raise ShapeError(f"y0 must be a tensor of shape (batch, *state); got {type(y0).__name__}: use torch.as_tensor.")
     floating("y0", y0)
-    if y0.dtype not in DEFAULTS:
-        raise ShapeError(f"y0 has dtype {y0.dtype}, which is too coarse to step in: pass y0.to(torch.float32).")
+    loose = stepping == "fixed" or (rtol is not None and number("rtol", rtol, above=0) >= COARSEST_RTOL)
+    if y0.dtype not in DEFAULTS or (y0.dtype in HALF and not loose):
+        raise ShapeError(
+            f"y0 has dtype {y0.dtype}, which is too coarse to control the error in: pass y0.to(torch.float32), "
+            f"fixed steps, or rtol of at least {COARSEST_RTOL:g}."
+        )
     if y0.numel() == 0:
         raise ShapeError(f"y0 has shape {tuple(y0.shape)} and holds no number: give at least one sample and state.")
     finite("y0", y0.detach(), "Give finite initial values.")
@@ -173,7 +191,8 @@ def _times(t: Any, y0: Tensor, stepping: str) -> Tensor:
     """Check the shape of the times and bring them to the solver's time dtype and device."""
     wide = torch.float32 if y0.device.type == "mps" else torch.float64
     try:
-        times = torch.as_tensor(t).to(device=y0.device, dtype=wide)
+        # numbers of Python are double: as a tensor of the default dtype they would be rounded
+        times = (t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=wide)).to(device=y0.device, dtype=wide)
     except (TypeError, ValueError, RuntimeError) as problem:
         raise ShapeError(f"t must be a tensor or a sequence of numbers; got {type(t).__name__}: {problem}") from None
     if times.ndim not in (1, 2) or times.shape[-1] == 0:
@@ -183,6 +202,27 @@ def _times(t: Any, y0: Tensor, stepping: str) -> Tensor:
             f"t of shape {tuple(times.shape)} gives each sample its own times: pass stepping='per_sample'."
         )
     return times
+
+
+def _targets(step_times: Any, times: Tensor, sign: float, at_times: bool) -> Tensor | None:
+    """Times on which steps are to end, in increasing time; those outside the span have no effect."""
+    parts = [torch.where(torch.isnan(times), torch.inf, times)] if at_times else []
+    if step_times is not None:
+        try:
+            given = torch.as_tensor(step_times, dtype=times.dtype).detach().to(device=times.device)
+        except (TypeError, ValueError, RuntimeError) as problem:
+            raise ShapeError(f"step_times must be a sequence of numbers; got {type(step_times).__name__}.") from problem
+        if given.ndim not in (1, 2) or (given.ndim == 2 and given.shape[0] != times.shape[0]):
+            raise ShapeError(
+                f"step_times must have shape (K,), or a row for each of {times.shape[0]} rows of times; "
+                f"got {tuple(given.shape)}."
+            )
+        finite("step_times", given)
+        parts.append((sign * given).expand(times.shape[0], -1))
+    if not parts or not sum(part.shape[1] for part in parts):
+        return None
+    joined = torch.cat(parts, dim=1)
+    return torch.where(joined > times[:, :1], joined, torch.inf).sort(dim=1).values
 
 
 def _direction(times: Tensor) -> float:
@@ -220,7 +260,7 @@ def _tolerance(rtol: Any, atol: Any, y0: Tensor, state: torch.Size, together: bo
     """Check the tolerances and fill in the defaults of the dtype."""
     default_rtol, default_atol = DEFAULTS[y0.dtype]
     relative = default_rtol if rtol is None else number("rtol", rtol, above=0)
-    floor = 100 * torch.finfo(y0.dtype).eps
+    floor = 0.0 if y0.dtype in HALF else 100 * torch.finfo(y0.dtype).eps
     if relative < floor:
         warnings.warn(
             f"rtol={relative:g} is below the resolution of {y0.dtype} and was raised to {floor:.2g}; "
@@ -229,7 +269,7 @@ def _tolerance(rtol: Any, atol: Any, y0: Tensor, state: torch.Size, together: bo
             stacklevel=4,
         )
         relative = floor
-    real = y0.real.dtype
+    real = working_precision(y0)
     if isinstance(atol, Tensor) and atol.ndim > 0:
         if atol.shape != state:
             raise ShapeError(f"atol has shape {tuple(atol.shape)}, one sample's state has {tuple(state)}.")

@@ -8,16 +8,19 @@ import torch
 from torch import Tensor
 
 from scidyn.errors import OptionError
-from scidyn.solvers.controller import Controller, Tolerance, error_ratio, resize
-from scidyn.solvers.methods.stepper import Method, Rate
+from scidyn.solvers.controller import Controller, Gustafsson, Tolerance, Trial, error_ratio
+from scidyn.solvers.methods.stepper import Method, Rate, Step
 from scidyn.solvers.status import Status
 
-__all__ = ["Bounds", "LoopState", "Outcome", "attempt", "attempts"]
+__all__ = ["Bounds", "LoopState", "Outcome", "attempt", "attempts", "steps_per_read"]
 
-SMALLEST_PREVIOUS_RATIO = 1e-4
 UNSOLVED = 0.25
+# a processor waits for nothing when the host reads; an accelerator would stand still
+STEPS_PER_READ = {"cpu": 1}
+STEPS_PER_READ_ELSEWHERE = 16
 RUNNING, SUCCESS, MAX_STEPS = Status.RUNNING.value, Status.SUCCESS.value, Status.MAX_STEPS.value
 STEP_UNDERFLOW, NON_FINITE_STATE = Status.STEP_UNDERFLOW.value, Status.NON_FINITE_STATE.value
+NEWTON_FAILED, LINEAR_SOLVE_FAILED = Status.NEWTON_FAILED.value, Status.LINEAR_SOLVE_FAILED.value
 
 
 class LoopState(NamedTuple):
@@ -32,11 +35,13 @@ class LoopState(NamedTuple):
     carry : tuple of Tensor
         What the method's next step starts from.
     previous : tuple of two Tensors
-        Error ratios of the last two accepted steps.
+        What the controller remembers of the last accepted steps.
     status : Tensor of int8
         Codes of :class:`Status`.
     accepted, rejected : Tensor of int32
         Attempts so far.
+    work : tuple of two Tensors of int32, shape (batch,), or None
+        Jacobians and matrix factorisations so far, of an implicit method.
     """
 
     t: Tensor
@@ -47,6 +52,7 @@ class LoopState(NamedTuple):
     status: Tensor
     accepted: Tensor
     rejected: Tensor
+    work: tuple[Tensor, Tensor] | None = None
 
 
 class Bounds(NamedTuple):
@@ -62,6 +68,8 @@ class Bounds(NamedTuple):
         Largest number of attempts, a scalar.
     slack : Tensor
         A step that ends this close to the last time ends there.
+    targets : Tensor, shape (1 or batch, K), or None
+        Increasing times on which steps end exactly, padded with infinity.
     """
 
     tolerance: Tolerance
@@ -70,6 +78,7 @@ class Bounds(NamedTuple):
     dt_max: Tensor
     max_steps: Tensor
     slack: Tensor
+    targets: Tensor | None = None
 
 
 class Outcome(NamedTuple):
@@ -97,8 +106,13 @@ class Outcome(NamedTuple):
     flags: Tensor
 
 
+def steps_per_read(device: torch.device) -> int:
+    """Attempts between two reads of the host."""
+    return STEPS_PER_READ.get(device.type, STEPS_PER_READ_ELSEWHERE)
+
+
 def attempts(
-    count: int, rate: Rate, method: Method, controller: Controller, bounds: Bounds, state: LoopState
+    count: int, rate: Rate, method: Method, controller: Controller | Gustafsson, bounds: Bounds, state: LoopState
 ) -> Outcome:
     """Make ``count`` attempts in a row and stack their records; the host reads nothing."""
     states, sizes, coefs, times = [], [], [], []
@@ -115,60 +129,89 @@ def attempts(
 
 
 def attempt(
-    rate: Rate, method: Method, controller: Controller, bounds: Bounds, state: LoopState
+    rate: Rate, method: Method, controller: Controller | Gustafsson, bounds: Bounds, state: LoopState
 ) -> tuple[LoopState, Tensor, tuple[Tensor, ...]]:
     """Try one step for every running sample; one that is finished, failed or rejected moves by zero.
 
     Gives the new state, the accepted sizes and the polynomial. Nothing is read by the host.
     """
     running = state.status == RUNNING
-    remaining = bounds.end - state.t
-    last = state.h >= remaining - bounds.slack
-    h = torch.where(running, torch.where(last, remaining, state.h), 0.0)
+    stop = _stop(bounds, state.t)
+    remaining = stop - state.t
+    landing = state.h >= remaining - bounds.slack
+    h = torch.where(running, torch.where(landing, remaining, state.h), 0.0)
     taken = method.step(rate, state.t, h, state.y, state.carry, bounds.tolerance)
     if taken.err is None:
         raise OptionError(f"method {method.name!r} has no error estimate: use stepping='fixed'.")
     ratio = error_ratio(bounds.tolerance, state.y, taken.y1, taken.err)
-    accept = running & (ratio <= 1.0)
-    factor = resize(controller, ratio, state.previous, accept, method.error_order)
+    solved = running if taken.failed is None else running & ~_agree(taken.failed, ratio)
+    accept = solved & (ratio <= 1.0)
+    trial = Trial(ratio, accept, h, method.error_order, _largest(taken.iterations, ratio), taken.most)
+    factor = controller.factor(trial, state.previous)
     if taken.failed is not None:
-        failed = _agree(taken.failed, ratio)
-        accept, factor = accept & ~failed, torch.where(failed, UNSOLVED, factor)
+        factor = torch.where(solved, factor, UNSOLVED)
     proposal = torch.minimum(h * factor.to(h.dtype), bounds.dt_max)
-    reject, reached = running & ~accept, accept & last
+    if bounds.targets is not None:
+        # a step cut short to land on a time says little about the next one
+        proposal = torch.where(accept & landing, torch.maximum(proposal, state.h), proposal)
+    reject, reached = running & ~accept, accept & landing & (stop >= bounds.end)
     accepted, rejected = state.accepted + accept, state.rejected + reject
-    status = _status(bounds, state, proposal, ratio, reject)
+    status = _status(bounds, state, taken, proposal, ratio, reject)
     status = torch.where(
         running & ~reached & (accepted + rejected >= bounds.max_steps) & (status == RUNNING), MAX_STEPS, status
     )
     status = torch.where(reached, SUCCESS, status).to(torch.int8)
-    kept = ratio.clamp_min(SMALLEST_PREVIOUS_RATIO)
     following = LoopState(
-        t=torch.where(accept, torch.where(last, bounds.end, state.t + h), state.t),
+        t=torch.where(accept, torch.where(landing, stop, state.t + h), state.t),
         h=torch.where(running, proposal, state.h),
         y=torch.where(accept.unsqueeze(-1), taken.y1, state.y),
         carry=tuple(
             torch.where(_aligned(accept, new), new, old)
             for new, old in zip(taken.carry, taken.retry or state.carry, strict=True)
         ),
-        previous=(
-            torch.where(accept, kept, state.previous[0]),
-            torch.where(accept, state.previous[0], state.previous[1]),
-        ),
+        previous=controller.remember(trial, state.previous),
         status=status,
         accepted=accepted,
         rejected=rejected,
+        work=_added(state.work, taken.work, running),
     )
     return following, torch.where(accept, h, 0.0), taken.coef
 
 
-def _status(bounds: Bounds, state: LoopState, proposal: Tensor, ratio: Tensor, reject: Tensor) -> Tensor:
+def _stop(bounds: Bounds, t: Tensor) -> Tensor:
+    """Time at which the step must end at the latest."""
+    if bounds.targets is None:
+        return bounds.end
+    index = torch.searchsorted(bounds.targets, t.unsqueeze(1), right=True).clamp_max(bounds.targets.shape[1] - 1)
+    found = bounds.targets.gather(1, index).squeeze(1)
+    return torch.where(found > t, torch.minimum(found, bounds.end), bounds.end)
+
+
+def _status(bounds: Bounds, state: LoopState, taken: Step, proposal: Tensor, ratio: Tensor, reject: Tensor) -> Tensor:
     """Fail the samples whose step cannot shrink any further."""
     # a step is hopeless once it is lost in the rounding of t; a start at zero may need tiny ones
     smallest = 16.0 * torch.finfo(proposal.dtype).eps * torch.maximum(state.t.abs(), 1e-15 * bounds.end.abs())
     underflow = reject & (proposal <= torch.maximum(smallest, bounds.dt_min))
     code = torch.where(torch.isfinite(ratio), STEP_UNDERFLOW, NON_FINITE_STATE)
+    if taken.failed is not None:
+        code = torch.where(_agree(taken.failed, ratio), NEWTON_FAILED, code)
+    if taken.singular is not None:
+        code = torch.where(_agree(taken.singular, ratio), LINEAR_SOLVE_FAILED, code)
     return torch.where(underflow, code, state.status)
+
+
+def _largest(count: Tensor | None, like: Tensor) -> Tensor | None:
+    """Reduce a number per sample to the shape that all samples may share."""
+    return count if count is None or count.shape == like.shape else count.amax().reshape(1).expand(like.shape)
+
+
+def _added(
+    before: tuple[Tensor, Tensor] | None, new: tuple[Tensor, Tensor] | None, running: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """Count Jacobians and factorisations of the samples that are running."""
+    if before is None or new is None:
+        return before
+    return before[0] + new[0] * running, before[1] + new[1] * running
 
 
 def _agree(flag: Tensor, like: Tensor) -> Tensor:

@@ -14,10 +14,12 @@ import torch
 
 from scidyn.errors import SolverWarning
 from scidyn.solvers.arguments import Problem
-from scidyn.solvers.attempt import Bounds, LoopState, Outcome, attempts
+from scidyn.solvers.attempt import Bounds, LoopState, Outcome, attempts, steps_per_read
 from scidyn.solvers.field import Field
 from scidyn.solvers.generated import generated_solver
 from scidyn.solvers.loop import Trace
+from scidyn.solvers.packing import Packed
+from scidyn.solvers.precision import UnderAutocast
 
 __all__ = ["stepper", "whole_solve"]
 
@@ -52,7 +54,7 @@ def stepper(problem: Problem, compile: bool | str) -> Callable[[LoopState, Bound
     field, method, controller = problem.field, problem.method, problem.controller
 
     def plain(state: LoopState, bounds: Bounds) -> Outcome:
-        return attempts(1, field, method, controller, bounds, state)
+        return attempts(steps_per_read(state.y.device), field, method, controller, bounds, state)
 
     if compile is False:
         return plain
@@ -94,6 +96,8 @@ def _entry(problem: Problem) -> _Entry:
         tolerance.atol.shape,
         tolerance.together,
         tolerance.worst,
+        tolerance.leaves,
+        None if problem.targets is None else problem.targets.shape,
     )
     with _lock:
         entries = _cache.setdefault(owner, {})
@@ -102,11 +106,15 @@ def _entry(problem: Problem) -> _Entry:
         return entries.setdefault(key, _Entry())
 
 
-def _identity(f: Any) -> tuple[Any, type | None]:
+def _identity(f: Any) -> tuple[Any, Hashable]:
     """Something that lives as long as the code of ``f``, and what else tells it apart.
 
     A function that is defined anew in every iteration of a training loop has the same code each time.
     """
+    if isinstance(f, (Packed, UnderAutocast)):
+        # made anew for every solve
+        owner, rest = _identity(f.f)
+        return owner, (rest, repr(f.layout) if isinstance(f, Packed) else str(f.dtype))
     if isinstance(f, types.MethodType):
         return f.__func__.__code__, type(f.__self__)
     if isinstance(f, types.FunctionType):

@@ -24,9 +24,9 @@ PROBES = (1.0, 5.0, 25.0, 125.0)
 def diagnose(problem: Problem, state: LoopState, last_size: Tensor) -> Tensor:
     """Refine the statuses of failed samples; returns codes of the shape of ``state.status``.
 
-    A stop after a millionfold growth of the state is a blow-up; one at NaN is laid on ``f`` if ``f``
-    is not finite at finite states nearby; too many steps with ``h |λ|`` at the stability
-    limit suggest stiffness.
+    A stop after a millionfold growth of the state is a blow-up; one at NaN, or at equations that could not be
+    solved, is laid on ``f`` if ``f`` is not finite at finite states nearby; too many steps of an explicit method
+    with ``h |λ|`` at the stability limit suggest stiffness.
     """
     status = state.status
     failed = status > Status.SUCCESS.value
@@ -36,13 +36,14 @@ def diagnose(problem: Problem, state: LoopState, last_size: Tensor) -> Tensor:
     start = problem.y0.detach().abs().amax(dim=-1).clamp_min(1.0)
     grown = _agree(y.abs().amax(dim=-1) > GROWTH * start, status)
     rate = field(state.t, y)
-    stopped = (status == Status.STEP_UNDERFLOW.value) | (status == Status.NON_FINITE_STATE.value)
+    unsolved = (status == Status.NEWTON_FAILED.value) | (status == Status.LINEAR_SOLVE_FAILED.value)
+    broken = (status == Status.NON_FINITE_STATE.value) | unsolved
+    stopped = (status == Status.STEP_UNDERFLOW.value) | broken
     bad_rate = _agree(_rate_fails(problem, state, rate), status)
-    broken = status == Status.NON_FINITE_STATE.value
     status = torch.where(broken & bad_rate, Status.NON_FINITE_RHS.value, status)
     status = torch.where(stopped & grown, Status.BLOW_UP.value, status)
     tired = status == Status.MAX_STEPS.value
-    if bool(tired.any()):
+    if bool(tired.any()) and not problem.method.implicit:
         stiff = _agree(spectral_size(problem, state, rate) * last_size > STIFF_PRODUCT, status)
         status = torch.where(tired & stiff, Status.STIFFNESS_SUSPECTED.value, status)
     return status.to(torch.int8)

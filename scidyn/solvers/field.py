@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from scidyn.errors import OptionError, ShapeError
+from scidyn.solvers.precision import HALF, same_precision
 
 __all__ = ["Field"]
 
@@ -36,10 +37,14 @@ class Field:
         self.shape = shape
         self.sign = sign
         self.per_sample = per_sample
+        self.calls = 0
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         """Evaluate ``sign * f(sign * t, y)``; shapes (1,) or (batch,), and (batch, D)."""
+        self.calls += 1
         rate = self.raw(t, y).reshape(y.shape)
+        if rate.dtype in HALF:
+            rate = rate.to(y.dtype)
         return rate if self.sign > 0 else -rate
 
     def raw(self, t: Tensor, y: Tensor) -> Tensor:
@@ -65,11 +70,7 @@ class Field:
                 f"f returned shape {tuple(rate.shape)}, the state has shape {tuple(self.shape)}: "
                 "return one rate for each entry of y."
             )
-        if rate.dtype != y.dtype:
-            raise ShapeError(
-                f"f returned dtype {rate.dtype}, the state has {y.dtype}: "
-                "create constants inside f with dtype=y.dtype, or convert the model and y0 to one dtype."
-            )
+        rate = same_precision(rate, y.dtype, "what f returned")
         if rate.device != y.device:
             raise ShapeError(
                 f"f returned a tensor on {rate.device}, the state is on {y.device}: move both to one device."

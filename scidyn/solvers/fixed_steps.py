@@ -35,6 +35,14 @@ def fixed_grid(times: Tensor, dt0: float | None) -> Tensor:
     return torch.tensor(nodes, dtype=times.dtype, device=times.device)
 
 
+def _landing(problem: Problem, wanted: Tensor) -> Tensor:
+    """Times at which a step must end, in increasing order."""
+    if problem.targets is None:
+        return wanted
+    targets = problem.targets[0]
+    return torch.cat([wanted, targets[(targets > wanted[0]) & (targets < wanted[-1])]]).sort().values
+
+
 @torch.no_grad()
 def integrate_fixed(
     problem: Problem,
@@ -47,12 +55,15 @@ def integrate_fixed(
 ) -> Trace:
     """Solve with fixed steps; a sample whose state stops being finite is frozen there."""
     wanted = problem.times[0].detach()
-    nodes = fixed_grid(wanted, problem.dt0)
+    nodes = fixed_grid(_landing(problem, wanted), problem.dt0)
     count, batch = len(nodes) - 1, problem.y0.shape[0]
     y, t = problem.y0.detach(), nodes[:1]
     output = torch.full((batch, problem.times.shape[1], y.shape[1]), torch.nan, dtype=y.dtype, device=y.device)
     write_start(output, problem)
     alive = torch.isfinite(k1).all(dim=-1)
+    code = torch.where(alive, Status.SUCCESS.value, Status.NON_FINITE_STATE.value)
+    before = problem.field.calls
+    work: tuple[Tensor, Tensor] | None = None
     reached, columns = nodes[0].expand(batch).clone(), torch.searchsorted(wanted, nodes, right=True)
     first = torch.searchsorted(wanted, nodes)
     bounds = torch.stack([first, columns]).T.tolist()
@@ -65,9 +76,16 @@ def integrate_fixed(
         y1, carry = taken.y1, taken.carry
         if keep_coef:
             coefs.append(torch.stack(taken.coef))
-        alive = alive & torch.isfinite(y1).all(dim=-1)
+        was, alive = alive, alive & torch.isfinite(y1).all(dim=-1)
+        cause = torch.full_like(code, Status.NON_FINITE_STATE.value)
         if taken.failed is not None:
             alive = alive & ~taken.failed
+            cause = torch.where(taken.failed, Status.NEWTON_FAILED.value, cause)
+        if taken.singular is not None:
+            cause = torch.where(taken.singular, Status.LINEAR_SOLVE_FAILED.value, cause)
+        code = torch.where(was & ~alive, cause, code)
+        if taken.work is not None:
+            work = (taken.work[0], taken.work[1]) if work is None else (work[0] + taken.work[0], work[1] + taken.work[1])
         if keep_states or keep_coef:
             states.append(y)
         sizes.append(torch.where(alive, h, torch.zeros_like(h)))
@@ -80,10 +98,10 @@ def integrate_fixed(
             observe(n + 1, y, carry)
         if progress is not None and (n + 1) % REPORT == 0:
             progress((n + 1) / count)
-    status = torch.where(alive, Status.SUCCESS.value, Status.NON_FINITE_STATE.value).to(torch.int8)
+    status = code.to(torch.int8)
     size = torch.stack(sizes) if sizes else nodes.new_zeros((0, batch))
     one = y.real.new_ones(batch)
-    final = LoopState(reached, nodes.new_zeros(batch), y, carry, (one, one), status, steps, 0 * steps)
+    final = LoopState(reached, nodes.new_zeros(batch), y, carry, (one, one), status, steps, 0 * steps, work)
     return Trace(
         output,
         nodes.unsqueeze(1).expand(-1, batch),
@@ -92,6 +110,6 @@ def integrate_fixed(
         torch.stack(coefs) if coefs else None,
         final._replace(status=diagnose(problem, final, size[-1] if count else nodes.new_zeros(batch))),
         size[-1] if count else nodes.new_zeros(batch),
-        1 + count * problem.method.evaluations,
+        1 + problem.field.calls - before,
         1,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,15 +10,19 @@ import torch
 from torch import Tensor
 
 from scidyn.solvers.arguments import Problem
-from scidyn.solvers.attempt import Bounds, LoopState, Outcome, attempts
+from scidyn.solvers.attempt import Bounds, LoopState, Outcome, attempts, steps_per_read
+from scidyn.solvers.compaction import Crew
 from scidyn.solvers.controller import first_step
 from scidyn.solvers.dense import Records, evaluate, locate
 from scidyn.solvers.diagnosis import diagnose
 from scidyn.solvers.status import Status
 
-__all__ = ["Trace", "begin", "integrate", "write_start"]
+__all__ = ["Trace", "integrate", "write_start"]
 
 CHUNK = 32
+# blocks that an accelerator may be ahead of the host
+LAG = {"cpu": 0}
+LAG_ELSEWHERE = 1
 
 
 class Trace(NamedTuple):
@@ -37,7 +42,7 @@ class Trace(NamedTuple):
         Where the loop ended.
     last_size : Tensor, shape (b,)
         Size of the last accepted step, for the diagnosis of a failure.
-    evaluations, host_reads : int
+    nfe, host_reads : int
         Calls of the vector field, and values copied to the host.
     """
 
@@ -48,8 +53,27 @@ class Trace(NamedTuple):
     coef: Tensor | None
     final: LoopState
     last_size: Tensor
-    evaluations: int
+    nfe: int
     host_reads: int
+
+
+class _Flags:
+    """Flags of a block on their way to the host, which need not wait for them at once."""
+
+    def __init__(self, flags: Tensor) -> None:
+        self._event: torch.Event | None = None
+        self._flags = flags
+        if flags.device.type == "cuda":
+            self._flags = torch.empty(flags.shape, dtype=flags.dtype, device="cpu", pin_memory=True)
+            self._flags.copy_(flags, non_blocking=True)
+            self._event = torch.Event(device=flags.device)
+            self._event.record()
+
+    def read(self) -> list[bool]:
+        """Wait for the flags and give them."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._flags.tolist()
 
 
 @torch.no_grad()
@@ -62,48 +86,73 @@ def integrate(
     try_step: Callable[[LoopState, Bounds], Outcome] | None = None,
     progress: Callable[[float], None] | None = None,
     observe: Callable[[int, Tensor, tuple[Tensor, ...]], None] | None = None,
+    compact: bool = False,
 ) -> Trace:
-    """Solve with adaptive steps from ``k1``, the rate at the start; nothing is recorded for autograd."""
-    state, bounds = begin(problem, k1)
-    try_step = try_step or (lambda s, b: attempts(1, problem.field, problem.method, problem.controller, b, s))
-    output = torch.full(
-        (*problem.y0.shape[:1], problem.times.shape[1], problem.y0.shape[1]),
-        torch.nan,
-        dtype=problem.y0.dtype,
-        device=problem.y0.device,
-    )
+    """Solve with adaptive steps from ``k1``, the rate at the start; nothing is recorded for autograd.
+
+    The host reads the flags of each block of attempts, on an accelerator while the next block is under way. With
+    ``compact`` finished samples leave the batch.
+    """
+    calls = problem.field.calls
+    state, bounds = _begin(problem, k1)
+    device = problem.y0.device
+    count, lag = steps_per_read(device), 0 if compact else LAG.get(device.type, LAG_ELSEWHERE)
+    shape = (*problem.y0.shape[:1], problem.times.shape[1], problem.y0.shape[1])
+    output = torch.full(shape, torch.nan, dtype=problem.y0.dtype, device=device)
     write_start(output, problem)
+    crew = Crew(problem, state, bounds, output)
     chunks: list[Records] = []
     last_size = torch.zeros_like(state.t)
-    tried = reads = 0
-    running = bool((state.status == Status.RUNNING.value).any())
-    while running:
-        blocks: list[Outcome] = []
-        moved: list[bool] = []
-        before = state.t
-        while running and len(moved) < CHUNK:
-            block = try_step(state, bounds)
-            *steps, running = block.flags.tolist()
-            blocks, moved, reads, state = [*blocks, block], moved + steps, reads + 1, block.state
-        tried += len(moved)
+    tried = recorded = 0
+    reads, running = 1, bool((state.status == Status.RUNNING.value).any())
+    waiting: deque[tuple[Outcome, _Flags]] = deque()
+    blocks: list[Outcome] = []
+    moved: list[bool] = []
+    before = state.t
+    while running or waiting or moved:
+        if running:
+            if try_step is None or crew.rows is not None:
+                block = attempts(count, crew.field, problem.method, problem.controller, crew.bounds, state)
+            else:
+                block = try_step(state, crew.bounds)
+            waiting.append((block, _Flags(block.flags)))
+            state = block.state
+        if waiting and (len(waiting) > lag or not running):
+            block, flags = waiting.popleft()
+            *steps, more = flags.read()
+            running, reads, tried = running and more, reads + 1, tried + len(steps)
+            blocks, moved = [*blocks, block], moved + steps
+        if len(moved) < CHUNK and (running or waiting):
+            continue
         if any(moved):
             chunk = _join(before, blocks, moved)
-            _write(output, problem.times, chunk)
-            last_size = _last_moved(chunk.size, last_size)
+            _write(crew.output, crew.wanted, chunk)
             if not keep_coef:
                 # a clone, because an empty view would keep all its numbers
                 kept = chunk.y if keep_states else chunk.y[:0].clone()
                 chunk = chunk._replace(coef=chunk.coef[:0].clone(), y=kept)
+            chunk = crew.widen(chunk)
+            last_size = _last_moved(chunk.size, last_size)
             chunks.append(chunk)
+            recorded += len(chunk.size)
             if observe is not None:
-                observe(sum(len(c.size) for c in chunks), state.y, state.carry)
+                known = crew.whole(blocks[-1].state)
+                observe(recorded, known.y, known.carry)
+        before = blocks[-1].state.t
         if progress is not None:
-            progress(_fraction(problem, state.t))
-    each = problem.method.evaluations
-    return _trace(problem, output, chunks, state, last_size, 2 + each * tried, 1 + reads, keep_coef)
+            progress(_fraction(problem, crew.whole(blocks[-1].state).t))
+        if compact and running:
+            state = crew.smaller(state)
+            before, reads = state.t, reads + 1
+        blocks, moved = [], []
+    state = crew.finish(state)
+    calls = problem.field.calls - calls + crew.calls
+    # compiled steps are counted by what a step takes
+    nfe = 1 + calls if calls > tried else 2 + problem.method.evaluations * tried
+    return _trace(problem, output, chunks, state, last_size, nfe, reads, keep_coef)
 
 
-def begin(problem: Problem, k1: Tensor) -> tuple[LoopState, Bounds]:
+def _begin(problem: Problem, k1: Tensor) -> tuple[LoopState, Bounds]:
     """Set up the loop: first step, statuses of rows that need no step or cannot take one."""
     # a compiled step is specialised to strides and to which tensors are one: plain and all different
     y, k1, t, end = (
@@ -122,9 +171,11 @@ def begin(problem: Problem, k1: Tensor) -> tuple[LoopState, Bounds]:
     status = torch.where(usable, status, Status.NON_FINITE_RHS.value).to(torch.int8)
     status = torch.where(span > 0, status, Status.SUCCESS.value).to(torch.int8)
     count = torch.zeros(t.shape, dtype=torch.int32, device=t.device)
-    previous = torch.ones(t.shape, dtype=y.real.dtype, device=t.device)
+    previous = problem.controller.begin(torch.ones(t.shape, dtype=problem.tolerance.rtol.dtype, device=t.device))
     carry = problem.method.begin(problem.field, t, y, k1)
-    state = LoopState(t, h, y, carry, (previous, previous.clone()), status, count, count.clone())
+    none = torch.zeros(len(y), dtype=torch.int32, device=t.device)
+    work = (none, none.clone()) if problem.method.implicit else None
+    state = LoopState(t, h, y, carry, previous, status, count, count.clone(), work)
     bounds = Bounds(
         tolerance=problem.tolerance,
         end=end,
@@ -132,6 +183,7 @@ def begin(problem: Problem, k1: Tensor) -> tuple[LoopState, Bounds]:
         dt_max=dt_max,
         max_steps=torch.full((), problem.max_steps, dtype=torch.int32, device=t.device),
         slack=100.0 * torch.finfo(t.dtype).eps * torch.maximum(t.abs(), end.abs()),
+        targets=problem.targets,
     )
     return state, bounds
 
@@ -161,10 +213,19 @@ def write_start(output: Tensor, problem: Problem) -> None:
     output.copy_(torch.where(at_start, problem.y0.detach().unsqueeze(1), output))
 
 
+def columns_are_chosen(wanted: Tensor) -> bool:
+    """True on a CPU: the host reads which times a chunk reached; elsewhere all are evaluated and most discarded."""
+    return wanted.device.type == "cpu"
+
+
 def _write(output: Tensor, wanted: Tensor, chunk: Records) -> None:
     """Write the wanted times that lie in the steps of ``chunk``."""
     wanted = wanted.detach()
     inside = (wanted > chunk.times[0].unsqueeze(1)) & (wanted <= chunk.times[-1].unsqueeze(1))
+    if not columns_are_chosen(wanted):
+        values = evaluate(chunk, *locate(chunk.times, wanted))
+        output.copy_(torch.where(inside.unsqueeze(-1), values, output))
+        return
     if chunk.times.shape[1] == 1:
         columns = inside[0].nonzero().squeeze(1)
         if columns.numel():
@@ -190,7 +251,7 @@ def _trace(
     chunks: list[Records],
     state: LoopState,
     last_size: Tensor,
-    evaluations: int,
+    nfe: int,
     host_reads: int,
     keep_coef: bool,
 ) -> Trace:
@@ -205,4 +266,4 @@ def _trace(
         size = state.t.new_zeros((0, *state.t.shape))
         states, coef = state.y.new_zeros((0, *state.y.shape)), None
     status = diagnose(problem, state, last_size)
-    return Trace(output, times, size, states, coef, state._replace(status=status), last_size, evaluations, host_reads)
+    return Trace(output, times, size, states, coef, state._replace(status=status), last_size, nfe, host_reads)

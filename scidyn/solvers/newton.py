@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scidyn.solvers.linear.jacobian import TimeAndState
 from scidyn.solvers.linear.linearisation import Factored, Linearisation
+from scidyn.solvers.precision import power
 
 __all__ = ["NewtonSettings", "Stage", "StageSolution", "attach_stage", "reads_are_cheap", "solve_stage"]
 
@@ -63,11 +64,12 @@ def reads_are_cheap(value: Tensor) -> bool:
 
 
 class StageSolution(NamedTuple):
-    """Increment of a stage, whether each sample converged, and how fast (error left / last change)."""
+    """Increment of a stage, whether each sample converged, how fast (error left / last change), and iterations."""
 
     u: Tensor
     converged: Tensor
     factor: Tensor
+    iterations: Tensor
 
 
 def solve_stage(
@@ -96,9 +98,11 @@ def solve_stage(
     active = torch.ones(u.shape[0], dtype=torch.bool, device=u.device)
     converged = ~active
     # an old contraction is trusted less and less, so that it is measured anew after a few stages
-    factor = factor.clamp_min(LEAST_FACTOR) ** 0.8
+    factor = power(factor.clamp_min(LEAST_FACTOR), 0.8)
     before: Tensor | None = None
+    count = torch.zeros(u.shape[0], dtype=torch.int32, device=u.device)
     for _ in range(settings.iterations):
+        count = count + active
         change = matrix.solve(stage.residual(rate, u))
         size = stage.gamma * (change / scale).square().mean(dim=-1).sqrt()
         if before is not None:
@@ -114,7 +118,7 @@ def solve_stage(
         if on_host and not bool(active.any()):
             break
         before = size
-    return StageSolution(u, converged, factor)
+    return StageSolution(u, converged, factor, count)
 
 
 def attach_stage(

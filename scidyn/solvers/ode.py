@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from scidyn._check.values import integer
 from scidyn.errors import OptionError
 from scidyn.solvers.arguments import check_choices, prepare
 from scidyn.solvers.backends.scipy import gradient_method
-from scidyn.solvers.controller import Controller
+from scidyn.solvers.controller import Controller, Gustafsson
 from scidyn.solvers.event_solve import check_events, solve_to_event
 from scidyn.solvers.events import Event
 from scidyn.solvers.methods.stepper import Method
+from scidyn.solvers.packing import solve_packed
+from scidyn.solvers.precision import under_autocast
+from scidyn.solvers.progress import Bar
 from scidyn.solvers.request import Request, solve
+from scidyn.solvers.saving import present
 from scidyn.solvers.segments import solve_with_jumps
 from scidyn.solvers.solution import Solution
 
@@ -23,34 +29,39 @@ __all__ = ["solve_ode"]
 
 
 def solve_ode(
-    f: Callable[..., Tensor],
-    y0: Tensor,
+    f: Callable[..., Any],
+    y0: Any,
     t: Any,
     *,
     args: Any = None,
     method: str | Method = "tsit5",
     rtol: float | None = None,
-    atol: float | Tensor | None = None,
-    controller: Controller | str | None = None,
+    atol: Any = None,
+    controller: Controller | Gustafsson | str | None = None,
     norm: str = "max",
     dt0: float | None = None,
     dt_min: float | None = None,
     dt_max: float | None = None,
     max_steps: int = 4096,
     stepping: str | None = None,
+    step_times: Any = None,
+    compact: bool = False,
     adjoint: str | None = "discrete",
     checkpoints: int | None = None,
     regularize: str | None = None,
     regularize_seed: int = 0,
     backend: str = "native",
     dense: bool = False,
+    save: str | None = None,
+    save_fn: Callable[[Tensor, Any], Tensor] | None = None,
+    time_first: bool = False,
     params: Sequence[Tensor] | None = None,
     compile: bool | str = False,
     on_failure: str = "raise",
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] | bool | None = None,
     events: Event | None = None,
     jump_times: Sequence[float] | None = None,
-    jump: Callable[[Tensor, Tensor], Tensor] | None = None,
+    jump: Callable[[Tensor, Any], Any] | None = None,
 ) -> Solution:
     r"""Solve an initial value problem and make its solution differentiable.
 
@@ -61,9 +72,12 @@ def solve_ode(
     f : callable
         ``f(t, y)``, or ``f(t, y, args)`` if ``args`` is given: the rate of change, of the shape, dtype and
         device of ``y``, per unit of ``t``. ``t`` is a scalar tensor; with ``stepping="per_sample"`` and a
-        batch it has shape (batch,).
-    y0 : Tensor, shape (batch, *state) or (D,)
-        Initial state, real or complex, of single or double precision.
+        batch it has shape (batch,): see :func:`expand_time` and :func:`batch_time`. Rates of half precision, as
+        under :func:`torch.autocast`, are brought to the dtype of ``y``.
+    y0 : Tensor, shape (batch, *state) or (D,), or dict, tuple or list of tensors (batch, *state)
+        Initial state, real or complex. The tensors of a structure have the same batch axis, precision and device;
+        ``f`` gets and returns the same structure, and so does ``Solution.y``. States of half precision need fixed
+        steps or an ``rtol`` of at least 1e-2.
     t : array_like, shape (time,) or (batch, time)
         Times to report, the first of them that of ``y0``; decreasing times solve backwards. Rows of their
         own need ``stepping="per_sample"``; NaN may pad the end of a row.
@@ -74,12 +88,16 @@ def solve_ode(
         other name in ``scidyn.solvers.methods.METHODS``.
     rtol, atol : float or Tensor, optional
         Allowed local error ``atol + rtol * |y|``; ``atol`` may have the shape of one sample's state, in the
-        units of ``y``. Defaults: 1e-6 and 1e-9 in double, 1e-4 and 1e-6 in single precision.
-    controller : str or Controller, optional
-        How the step adapts: ``"i"``, ``"pi"`` (default), ``"pid"``, or a :class:`scidyn.solvers.Controller`.
+        units of ``y``, or the structure of ``y0`` with a number or such a tensor for each leaf. Defaults: 1e-6 and
+        1e-9 in double, 1e-4 and 1e-6 in single precision. The error of a sample is the root mean square over its
+        state, for a structure that of the worst leaf.
+    controller : str, Controller or Gustafsson, optional
+        How the step adapts: ``"i"``, ``"pi"`` (default), ``"pid"``, ``"gustafsson"``, or a
+        :class:`scidyn.solvers.Controller` or :class:`scidyn.solvers.Gustafsson`. The predictive one saves implicit
+        methods most of their rejected steps; its longer steps are best reported with ``save="step_to"``.
     norm : str
         With shared steps, ``"max"`` lets the sample with the largest error decide, so a batch cannot hide
-        it; ``"rms"`` takes the root mean square over the whole batch.
+        it; ``"rms_all"`` takes the root mean square over the whole batch.
     dt0 : float, optional
         First step, or the longest step if steps are fixed (each interval of ``t`` is cut into equal
         steps); in units of ``t``, positive. Chosen automatically if left out; fixed steps then take one
@@ -92,6 +110,15 @@ def solve_ode(
         ``"shared"`` (default of adaptive methods): one step for all samples, right also if ``f`` mixes
         samples. ``"per_sample"``: each sample has its own steps and its result does not depend on the rest
         of the batch. ``"fixed"``: a grid known beforehand.
+    step_times : array_like, shape (K,) or (batch, K), optional
+        Times on which a step ends exactly, in units of ``t``; the step size goes on from there. Use it where
+        ``f`` is not smooth, as at the knots of a measured input. Times outside the span have no effect.
+    compact : bool
+        True lets samples that have arrived leave the batch once half of it has, which saves time if their numbers
+        of steps differ much. The rate of a sample must not depend on the rest of the batch; parameters of single
+        samples belong in ``args``, as tensors whose first axis is the batch (any such tensor is taken for one).
+        This is checked at every reduction, and the batch stays whole, with a warning, if it does not hold. Needs
+        ``stepping="per_sample"``.
     adjoint : str, optional
         How gradients are found. ``"discrete"`` (default): the exact gradient of the computed solution from
         (t, h, y) per accepted step, N·batch·(D + 2) numbers; can be differentiated again. ``"direct"``:
@@ -122,6 +149,15 @@ def solve_ode(
         fixed steps); its gradient is backpropagation through its steps, or its own with ``adjoint="backsolve"``.
     dense : bool
         Keep the polynomials of all steps, so that :meth:`scidyn.solvers.Solution.dense` can be called.
+    save : str, optional
+        ``"step_to"``: steps end on the times ``t`` in place of interpolation. ``"steps"``: report the start and
+        the end of every accepted step in place of ``t``, as ``Solution.t`` and ``Solution.y`` with rows padded by
+        NaN; ``t`` then has no gradient. Left out: ``t`` by interpolation.
+    save_fn : callable, optional
+        ``save_fn(t, y)`` is called at each reported time with ``y`` of all samples; the tensors it returns, first
+        axis batch, take the place of the states in ``Solution.y``.
+    time_first : bool
+        True gives ``Solution.y`` as (time, batch, *state).
     params : sequence of Tensor, optional
         Tensors that ``f`` uses and that need gradients. Left out, they are found: leaves of ``args``,
         parameters of a module, and every tensor met in one watched call of ``f`` at the start, closed-over
@@ -134,8 +170,8 @@ def solve_ode(
     on_failure : str
         If a sample does not arrive: ``"raise"``, ``"warn"``, or ``"return"`` silently. Its unreached rows
         are NaN and have no gradient; see ``Solution.status``.
-    progress : callable, optional
-        Called with the fraction of the span that the slowest sample has covered.
+    progress : bool or callable, optional
+        Called with the fraction of the span that the slowest sample has covered; True shows a bar.
     events : Event, optional
         Where a sample stops: see :class:`scidyn.solvers.Event`. Needs ``stepping="per_sample"``. The status
         becomes EVENT, rows after the event are NaN, and ``Solution.events`` holds its differentiable time
@@ -144,7 +180,7 @@ def solve_ode(
         Times at which ``f`` or the state jumps, in units of ``t``: a step ends at each and the next starts
         afresh. Needs ``t`` of shape (time,). A time equal to a jump reports the state after it.
     jump : callable, optional
-        ``jump(t, y)`` gives the state after the jump at ``t``, of the shape of ``y0``: a dose, a reset.
+        ``jump(t, y)`` gives the state after the jump at ``t``, of the shape or structure of ``y0``: a dose, a reset.
 
     Returns
     -------
@@ -191,16 +227,56 @@ def solve_ode(
     S. McCallum, J. Foster, Efficient, accurate and stable gradients for neural ODEs, arXiv:2410.11648, 2024.
     """
     check_choices(adjoint, backend, on_failure, compile)
-    setup: dict[str, Any] = {
-        "args": args,
-        "method": method,
-        "rtol": rtol,
-        "atol": atol,
-        "controller": controller,
-        "norm": norm,
-    }
-    setup |= {"dt0": dt0, "dt_min": dt_min, "dt_max": dt_max, "max_steps": max_steps, "stepping": stepping}
+    options: dict[str, Any] = {"args": args, "method": method, "rtol": rtol, "atol": atol, "controller": controller}
+    options |= {"norm": norm, "dt0": dt0, "dt_min": dt_min, "dt_max": dt_max, "max_steps": max_steps}
+    options |= {"stepping": stepping, "step_times": step_times, "compact": compact, "adjoint": adjoint}
+    options |= {"checkpoints": checkpoints, "regularize": regularize, "regularize_seed": regularize_seed}
+    options |= {"backend": backend, "dense": dense, "save": save, "params": params, "compile": compile}
+    options |= {"on_failure": on_failure, "events": events, "jump_times": jump_times, "jump": jump}
+    options["progress"] = Bar() if progress is True else progress or None
+    solution = _in_own_precision(solve_packed if isinstance(y0, (dict, tuple, list)) else _solve, f, y0, t, options)
+    return present(solution, save_fn, time_first)
+
+
+def _in_own_precision(
+    solve: Callable[..., Solution], f: Callable[..., Any], y0: Any, t: Any, options: dict[str, Any]
+) -> Solution:
+    """Keep autocast for ``f`` alone: steps, errors and linear systems are computed as if it were not set."""
+    tensor = next((x for x in pytree.tree_leaves(y0) if isinstance(x, Tensor)), None)
+    first = (_solve,) if solve is solve_packed else ()
+    if tensor is None or not callable(f) or not torch.is_autocast_enabled(tensor.device.type):
+        return solve(*first, f, y0, t, **options)
+    kept = under_autocast(f, tensor.device.type)
+    with torch.autocast(tensor.device.type, enabled=False):
+        return solve(*first, kept, y0, t, **options)
+
+
+def _solve(
+    f: Callable[..., Tensor],
+    y0: Tensor,
+    t: Any,
+    *,
+    checkpoints: int | None,
+    regularize: str | None,
+    regularize_seed: int,
+    backend: str,
+    dense: bool,
+    save: str | None,
+    progress: Callable[[float], None] | None,
+    events: Event | None,
+    jump_times: Sequence[float] | None,
+    jump: Callable[[Tensor, Tensor], Tensor] | None,
+    adjoint: str | None,
+    params: Sequence[Tensor] | None,
+    compile: bool | str,
+    compact: bool,
+    on_failure: str,
+    **setup: Any,
+) -> Solution:
+    """Solve on tensors; ``setup`` holds what describes the problem."""
     gradient: dict[str, Any] = {"adjoint": adjoint, "params": params, "compile": compile, "on_failure": on_failure}
+    gradient["compact"] = compact
+    setup["save"] = save
     interrupted = events is not None or jump_times is not None
     if interrupted and (
         checkpoints is not None or regularize is not None or adjoint not in ("discrete", "direct", None)
@@ -208,17 +284,21 @@ def solve_ode(
         raise OptionError(
             "events and jump_times take adjoint='discrete', 'direct' or None, without checkpoints and regularize."
         )
+    if interrupted and save == "steps":
+        raise OptionError("save='steps' does not go with events and jump_times: use save=None or 'step_to'.")
     if jump_times is not None or jump is not None:
         if jump_times is None or events is not None or backend != "native":
             raise OptionError("jump needs jump_times, with backend='native' and without events: pass jump_times alone.")
         return solve_with_jumps(solve_ode, f, y0, t, jump_times, jump, setup | gradient | {"dense": dense})
     if events is not None:
-        check_events(events, backend, stepping, dense)
+        check_events(events, backend, setup["stepping"], dense)
         return solve_to_event(solve_ode, events, f, y0, t, setup.pop("args"), setup, gradient)
-    foreign = str(method) if backend == "scipy" else None
+    foreign = str(setup["method"]) if backend == "scipy" else None
     if foreign is not None:
-        setup |= {"method": gradient_method(foreign), "stepping": stepping or "per_sample"}
+        setup |= {"method": gradient_method(foreign), "stepping": setup["stepping"] or "per_sample"}
     problem = prepare(f, y0, t, **setup)
     limit = None if checkpoints is None else integer("checkpoints", checkpoints, at_least=2)
-    request = Request(backend, foreign, limit, regularize, regularize_seed, controller, dense, progress, **gradient)
+    request = Request(
+        backend, foreign, limit, regularize, regularize_seed, setup["controller"], dense, progress, **gradient, save=save
+    )
     return solve(problem, request)

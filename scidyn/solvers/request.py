@@ -26,6 +26,7 @@ from scidyn.solvers.dense import Records, evaluate, locate
 from scidyn.solvers.failure import report
 from scidyn.solvers.fixed_steps import integrate_fixed
 from scidyn.solvers.loop import Trace, integrate
+from scidyn.solvers.saving import at_steps
 from scidyn.solvers.solution import Solution, Stats
 from scidyn.solvers.status import Status
 
@@ -52,6 +53,8 @@ class Request(NamedTuple):
     params: Sequence[Tensor] | None
     compile: bool | str
     on_failure: str
+    save: str | None = None
+    compact: bool = False
 
 
 def solve(problem: Problem, request: Request) -> Solution:
@@ -68,6 +71,8 @@ def solve(problem: Problem, request: Request) -> Solution:
         trace = _with_torchdiffeq(problem, adjoint, inputs)
         return report(make_solution(problem, trace, trace.y), trace.last_size, request.on_failure)
     trace, marks = _integrate(problem, k1, request, whole, differentiate=inputs is not None)
+    if request.save == "steps":
+        problem, trace = at_steps(problem, trace)
     nodes = request.regularize in ("error", "stiffness") and len(trace.size) > 0
     extended, longer = with_nodes(problem, trace) if nodes else (problem, trace)
     y = longer.y if inputs is None else _differentiable(extended, longer, inputs, adjoint, marks)
@@ -92,6 +97,12 @@ def _check(problem: Problem, request: Request) -> None:
         if not native:
             raise OptionError(f"checkpoints needs backend='native'; got {request.backend!r}.")
         check_checkpoints(problem.method, request.adjoint)
+    if problem.targets is not None and not native:
+        raise OptionError(f"step_times and save='step_to' need backend='native'; got {request.backend!r}.")
+    if request.save == "steps" and (request.backend == "torchdiffeq" or request.checkpoints is not None):
+        raise OptionError("save='steps' reports every state: leave out backend='torchdiffeq' and checkpoints.")
+    if request.compact and (problem.stepping != "per_sample" or not native or request.compile is not False):
+        raise OptionError("compact=True needs stepping='per_sample', backend='native' and compile=False.")
     if request.backend == "torchdiffeq":
         torchdiffeq.suits(problem, request.dense, request.compile, request.controller)
 
@@ -115,7 +126,7 @@ def _integrate(
         marks = Marks()
     elif keep and request.checkpoints is not None:
         keep, marks = False, Checkpoints(request.checkpoints, problem.y0)
-    keep, coef = keep or request.regularize is not None, request.dense or along
+    keep, coef = keep or request.regularize is not None or request.save == "steps", request.dense or along
     if request.foreign is not None:
         trace = integrate_scipy(problem, request.foreign, keep_states=keep, keep_coef=coef, progress=request.progress)
     elif problem.stepping == "fixed":
@@ -131,6 +142,7 @@ def _integrate(
             try_step=stepper(problem, request.compile),
             progress=request.progress,
             observe=marks,
+            compact=request.compact,
         )
     return trace, marks
 
@@ -185,9 +197,11 @@ def make_solution(problem: Problem, trace: Trace, y: Tensor) -> Solution:
     stats = Stats(
         n_accepted=final.accepted.expand(batch),
         n_rejected=final.rejected.expand(batch),
-        evaluations=trace.evaluations,
+        nfe=trace.nfe,
         host_reads=trace.host_reads,
         reached=sign * final.t.expand(batch),
+        n_jac=None if final.work is None else final.work[0],
+        n_lu=None if final.work is None else final.work[1],
     )
     shaped = y.reshape(batch, count, *problem.state)
     return Solution(problem.user_times, shaped, status, stats, _interpolant(problem, trace))

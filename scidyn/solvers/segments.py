@@ -28,7 +28,8 @@ def solve_with_jumps(
     if options["on_failure"] != "raise" or options["dense"]:
         raise OptionError("jump_times need on_failure='raise' and dense=False: leave the other options out.")
     device = y0.device
-    times = torch.as_tensor(t).to(device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    times = (t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=wide)).to(device=device, dtype=wide)
     if times.ndim != 1 or times.numel() == 0:
         raise ShapeError(f"jump_times need t of shape (time,); got {tuple(times.shape)}.")
     known = times.detach()
@@ -79,7 +80,15 @@ def _total(stats: Sequence[Stats]) -> Stats:
     return Stats(
         n_accepted=torch.stack([s.n_accepted for s in stats]).sum(dim=0),
         n_rejected=torch.stack([s.n_rejected for s in stats]).sum(dim=0),
-        evaluations=sum(s.evaluations for s in stats),
+        nfe=sum(s.nfe for s in stats),
         host_reads=sum(s.host_reads for s in stats),
         reached=stats[-1].reached,
+        n_jac=_sum([s.n_jac for s in stats]),
+        n_lu=_sum([s.n_lu for s in stats]),
     )
+
+
+def _sum(counts: Sequence[Tensor | None]) -> Tensor | None:
+    """Total of counts that an explicit method does not have."""
+    known = [count for count in counts if count is not None]
+    return torch.stack(known).sum(dim=0) if known else None

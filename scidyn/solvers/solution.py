@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from scidyn.errors import OptionError, ShapeError, TimeGridError
 from scidyn.solvers.events import EventRecord
@@ -29,19 +30,23 @@ class Stats:
     ----------
     n_steps, n_accepted, n_rejected : Tensor of int32, shape (batch,)
         Attempted, accepted and rejected steps of each sample.
-    evaluations : int
+    nfe : int
         Calls of the vector field; each evaluates the whole batch.
     host_reads : int
         Values copied from the device to decide what to do next.
     reached : Tensor, shape (batch,)
         Time that each sample reached.
+    n_jac, n_lu : Tensor of int32, shape (batch,), or None
+        Jacobians and matrix factorisations of each sample, of an implicit method.
     """
 
     n_accepted: Tensor
     n_rejected: Tensor
-    evaluations: int
+    nfe: int
     host_reads: int
     reached: Tensor
+    n_jac: Tensor | None = None
+    n_lu: Tensor | None = None
 
     @property
     def n_steps(self) -> Tensor:
@@ -58,7 +63,8 @@ class Solution:
     t : Tensor, shape (time,) or (batch, time)
         The times asked for.
     y : Tensor, shape (batch, time, *state)
-        States at those times; NaN where a sample did not arrive or its row is padded.
+        States at those times; NaN where a sample did not arrive or its row is padded. A dict, tuple or list of
+        such tensors if ``y0`` was one.
     status : tuple of Status
         One per sample.
     stats : Stats
@@ -67,6 +73,10 @@ class Solution:
         Time (batch,) and state (batch, *state) of each sample's event, NaN without one.
     regularization : Regularization or None
         With ``regularize=``: ``value`` to add to a loss, and ``error``, ``stiffness``, ``t``, ``h`` per step.
+    valid : Tensor of bool or None
+        What :attr:`mask` gives where it cannot be seen from ``y``.
+    time_first : bool
+        True if the first two axes of ``y`` are (time, batch).
 
     Examples
     --------
@@ -78,19 +88,30 @@ class Solution:
     """
 
     t: Tensor
-    y: Tensor
+    y: Any
     status: tuple[Status, ...]
     stats: Stats
     _interpolant: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
     events: EventRecord | None = None
     regularization: Regularization | None = field(default=None, repr=False)
+    valid: Tensor | None = field(default=None, repr=False)
+    time_first: bool = False
 
     @property
     def success(self) -> bool:
         """True if every sample reached its last time or a terminal event."""
         return all(s.success for s in set(self.status))
 
-    def dense(self, t: Any) -> Tensor:
+    @property
+    def mask(self) -> Tensor:
+        """True where ``y`` holds a state, shape (batch, time): False where it is padded or was not reached."""
+        if self.valid is not None:
+            return self.valid
+        leaves: list[Tensor] = pytree.tree_leaves(self.y)
+        missing = [torch.isnan(leaf.detach()).reshape(*leaf.shape[:2], -1).all(dim=-1) for leaf in leaves]
+        return ~torch.stack(missing).all(dim=0)
+
+    def dense(self, t: Any) -> Any:
         """Evaluate the continuous extension at any times within the span.
 
         Parameters
@@ -145,7 +166,8 @@ class Solution:
         Parameters
         ----------
         names : sequence of str, optional
-            Names of the components; default ``y0, y1, …``.
+            Names of the components; default ``y0, y1, …``, or the keys of a structured state with a number if a
+            leaf has more than one component.
         units : sequence of str, optional
             Units of the components; default dimensionless ``"1"``.
         time_units : str
@@ -173,12 +195,9 @@ class Solution:
         """
         import xarray as xr
 
-        y = self.y.detach().cpu()
-        y = y.unsqueeze(-1) if y.ndim == 2 else y
-        if y.ndim != 3:
-            raise ShapeError(f"to_dataset needs a state of shape (D,); this one has {tuple(y.shape[2:])}.")
+        y, labels = self._columns()
         size = y.shape[-1]
-        names = [f"y{i}" for i in range(size)] if names is None else list(names)
+        names = labels if names is None else list(names)
         units = ["1"] * size if units is None else list(units)
         for label, given in (("names", names), ("units", units)):
             if len(given) != size:
@@ -192,3 +211,18 @@ class Solution:
         time = (dims if irregular else ("time",), self.t.detach().cpu().numpy(), {"units": time_units})
         kind = "irregular" if irregular else "trajectories"
         return xr.Dataset(variables, coords={"time": time}, attrs={"scidyn_kind": kind})
+
+    def _columns(self) -> tuple[Tensor, list[str]]:
+        """Components of the state as (batch, time, D) on the host, and their default names."""
+        columns, labels = [], []
+        for path, leaf in pytree.tree_flatten_with_path(self.y)[0]:
+            values = leaf.detach().cpu()
+            values = values.transpose(0, 1) if self.time_first else values
+            values = values.unsqueeze(-1) if values.ndim == 2 else values
+            if values.ndim != 3:
+                raise ShapeError(f"to_dataset needs states of shape (D,); this one has {tuple(values.shape[2:])}.")
+            stem = "_".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", "")))) for k in path) or "y"
+            count = values.shape[-1]
+            labels += [stem] if count == 1 and path else [f"{stem}{i}" for i in range(count)]
+            columns.append(values)
+        return torch.cat(columns, dim=-1), labels

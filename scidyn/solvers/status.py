@@ -56,15 +56,26 @@ class Status(enum.IntEnum):
     STIFFNESS_SUSPECTED = (
         7,
         "the step is held at the stability limit of an explicit method",
-        "the problem looks stiff: use an implicit method (scipy.integrate.solve_ivp with method='Radau' "
-        "for a simulation), rescale the fast variable, or raise max_steps",
+        "the problem looks stiff: use method='auto', 'kvaerno5' or 'rodas5p', rescale the fast variable, "
+        "or raise max_steps",
     )
-
     EVENT = 8, "a terminal event was met", ""
     EVENT_GRAZING = (
         9,
         "the solution touches the event's surface without crossing it, so the event's time has no gradient",
         "move the surface, or choose an event function that changes along the solution",
+    )
+    NEWTON_FAILED = (
+        10,
+        "Newton's iteration for the stages of the implicit method did not converge at any step size",
+        "look for a discontinuity or a kink of f near this time, check that autograd can differentiate f, "
+        "or use method='rodas5p'",
+    )
+    LINEAR_SOLVE_FAILED = (
+        11,
+        "a linear system of the implicit method was singular, or its iteration did not converge, at any step size",
+        "check the Jacobian of f near this time for NaN and infinity; without a matrix, give a preconditioner "
+        "or solve with method='kvaerno5' and the default linear algebra",
     )
 
     sentence: str

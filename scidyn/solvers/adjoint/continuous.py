@@ -116,10 +116,12 @@ def _interval(
     """Solve the adjoint equation over one interval; ``times`` (b, 2) increase."""
     field: _Adjoint = _WithState(problem.field) if path is None else _AlongPath(problem.field, path)
     first = grad if path is not None else torch.cat([y, grad], dim=-1)
-    back = problem._replace(field=field, y0=first, times=-times.flip(1), tolerance=problem.tolerance)
-    if path is None and problem.tolerance.atol.ndim:
-        atol = problem.tolerance.atol
-        back = back._replace(tolerance=problem.tolerance._replace(atol=torch.cat([atol, atol])))
+    tolerance = problem.tolerance
+    targets = None if problem.targets is None else -problem.targets.flip(1)
+    if path is None:
+        atol = torch.cat([tolerance.atol, tolerance.atol]) if tolerance.atol.ndim else tolerance.atol
+        tolerance = tolerance._replace(atol=atol, leaves=2 * tolerance.leaves)
+    back = problem._replace(field=field, y0=first, times=-times.flip(1), tolerance=tolerance, targets=targets)
     with torch.no_grad():
         rate = field(back.start, first)
     solve = integrate_fixed if problem.stepping == "fixed" else integrate

@@ -100,7 +100,7 @@ class Cotangents(NamedTuple):
         chosen = ((self.flat >= low * batch) & (self.flat < high * batch)).nonzero().squeeze(1)
         grad, theta, size = self.grad[chosen], self.theta[chosen], self.size[chosen]
         total = self.grad.new_zeros(((high - low) * batch, powers, width))
-        weights = size.unsqueeze(1) * theta.unsqueeze(1) ** torch.arange(1, powers + 1, device=theta.device)
+        weights = size.unsqueeze(1) * theta.unsqueeze(1).expand(-1, powers).cumprod(dim=1)
         total.index_add_(0, self.flat[chosen] - low * batch, weights.unsqueeze(-1) * grad.unsqueeze(1))
         return total.reshape(high - low, batch, powers, width).transpose(1, 2)
 

@@ -248,7 +248,7 @@ def _trace(problem: Problem, paths: list[_Path], keep_states: bool, keep_coef: b
         coef=tensor(coefs).reshape(longest, 5, batch, width) if keep_coef else None,
         final=final,
         last_size=_last_sizes(size),
-        evaluations=evaluations,
+        nfe=evaluations,
         host_reads=evaluations,
     )
 

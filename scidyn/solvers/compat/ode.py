@@ -257,9 +257,10 @@ def _method(name: str, options: dict[str, Any]) -> dict[str, Any]:
         raise OptionError(f"method {name!r} of torchdiffeq has no counterpart here: use method={REFUSED[name]!r}.")
     choice("method", name, (*ADAPTIVE, *FIXED))
     known_keys("options", options, OPTIONS_FIXED if name in FIXED else OPTIONS_ADAPTIVE)
-    norm = options.get("norm", "rms")
-    if not isinstance(norm, str):
+    named = options.get("norm", "rms")
+    if not isinstance(named, str):
         raise OptionError("options['norm'] as a function has no counterpart here: pass 'rms' or 'max'.")
+    norm = "rms_all" if choice("norm", named, ("rms", "max")) == "rms" else "max"
     if name in FIXED:
         return {"method": FIXED[name], "dt0": options.get("step_size"), "stepping": "fixed", "norm": norm}
     return {

@@ -88,7 +88,7 @@ BY_LANE(v_cosh, std::cosh) BY_LANE(v_asin, std::asin) BY_LANE(v_acos, std::acos)
 BY_LANE(v_erf, std::erf) BY_LANE(v_expm1, std::expm1) BY_LANE(v_log1p, std::log1p) BY_LANE(v_floor, std::floor)
 BY_LANES(v_pow, std::pow) BY_LANES(v_fmod, std::fmod) BY_LANES(v_atan2, std::atan2)
 
-enum { RUNNING, SUCCESS, MAX_STEPS, STEP_UNDERFLOW, NON_FINITE_STATE, NON_FINITE_RATE };
+enum { RUNNING, SUCCESS, MAX_STEPS, STEP_UNDERFLOW, NON_FINITE_STATE, NON_FINITE_RATE, LINEAR_SOLVE_FAILED = 11 };
 
 struct Work {
     V k[S][D];
@@ -363,7 +363,8 @@ extern "C" void* solve_each(const Arguments* given) {
             if (!AT(done, lane)) continue;
             int8_t code = MAX_STEPS;
             if (AT(accept, lane) && AT(last, lane)) code = SUCCESS;
-            else if (AT(lost, lane)) code = AT(r2, lane) < LARGE ? STEP_UNDERFLOW : NON_FINITE_STATE;
+            else if (AT(lost, lane))
+                code = AT(failed, lane) ? LINEAR_SOLVE_FAILED : AT(r2, lane) < LARGE ? STEP_UNDERFLOW : NON_FINITE_STATE;
             unload(lane, code);
             load(lane);
         }
@@ -447,7 +448,7 @@ extern "C" void* solve_together(const Arguments* given) {
         double smallest = 16 * std::numeric_limits<double>::epsilon() * std::fmax(std::fabs(t), 1e-15 * std::fabs(end));
         if (accept && last) status = SUCCESS;
         else if (!accept && proposal <= std::fmax(smallest, a.dt_min))
-            status = r2 < LARGE ? STEP_UNDERFLOW : NON_FINITE_STATE;
+            status = unsolved ? LINEAR_SOLVE_FAILED : r2 < LARGE ? STEP_UNDERFLOW : NON_FINITE_STATE;
         else if (accepted + rejected >= a.max_steps) status = MAX_STEPS;
     }
     for (int64_t b = 0; b < a.batch; ++b)

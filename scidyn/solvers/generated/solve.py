@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scidyn.solvers.arguments import Problem
 from scidyn.solvers.attempt import LoopState
+from scidyn.solvers.controller import Controller
 from scidyn.solvers.diagnosis import diagnose
 from scidyn.solvers.generated.library import Program
 from scidyn.solvers.generated.source import program
@@ -80,6 +81,10 @@ def _suits(problem: Problem) -> bool:
     y0, method = problem.y0, problem.method
     if y0.device.type != "cpu" or y0.dtype not in (torch.float32, torch.float64) or problem.stepping == "fixed":
         return False
+    if problem.targets is not None or not isinstance(problem.controller, Controller):
+        return False
+    if len(problem.tolerance.leaves) > 1:
+        return False
     if type(method) is ExplicitRK:
         return method.adaptive and y0.shape[1] <= LARGEST_STATE
     if type(method) is Rodas:
@@ -136,14 +141,15 @@ def _run(
     arguments = _arguments(problem, tensors, keep)
     records = (library.solve_together if together else library.solve_each)(ctypes.byref(arguments))
     carry = (tensors["final_k"],) if isinstance(problem.method, ExplicitRK) else ()
-    previous = tensors["previous"]
+    previous, tried = tensors["previous"], counts.sum(dim=0, dtype=torch.int32)
+    work = (tried.expand(batch), tried.expand(batch)) if problem.method.implicit else None
     final = LoopState(
         *(tensors["final_t"], tensors["final_h"], tensors["final_y"], carry, (previous[0], previous[1])),
-        *(tensors["status"], tensors["accepted"], tensors["rejected"]),
+        *(tensors["status"], tensors["accepted"], tensors["rejected"], work),
     )
     kept = _records(library, records, arguments, problem, final, keep)
     final = final._replace(status=diagnose(problem, final, tensors["last_size"]))
-    evaluations = 2 + problem.method.evaluations * int(counts.sum(dim=0).max())
+    evaluations = 2 + problem.method.evaluations * int(tried.max())
     return Trace(tensors["out"], *kept, final, tensors["last_size"], evaluations, 1)
 
 

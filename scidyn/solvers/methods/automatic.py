@@ -92,7 +92,8 @@ class Automatic:
         count = torch.where(hit, count + 1, (count - 2 * (~stiff).to(count.dtype)).clamp_min(0) * (~stiff))
         turn = count >= torch.where(stiff, self.relief, self.patience)
         following = (taken.carry[0], stiff ^ turn, torch.where(turn, torch.zeros_like(count), count))
-        return taken._replace(carry=following)
+        solves = stiff.to(torch.int32)
+        return taken._replace(carry=following, work=(solves, solves))
 
     def replay(self, rate: Rate, t: Tensor, h: Tensor, y: Tensor, *, dense: bool = True) -> Step:
         """Take a step of the same size by the formula that is stable there, differentiable by autograd."""
@@ -155,4 +156,5 @@ def _merge(stiff: Tensor, implicit: Step, explicit: Step) -> Step:
         choose(implicit.err, explicit.err),
         tuple(choose(a, b) for a, b in zip(implicit.coef, explicit.coef, strict=True)),
         failed,
+        singular=failed,
     )

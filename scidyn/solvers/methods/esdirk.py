@@ -23,13 +23,15 @@ SLOW = 0.2
 
 
 class _Tried(NamedTuple):
-    """Solved stages: increments, end state, where the solution failed, contraction and matrices."""
+    """Solved stages: increments, end state, where the solution failed and why, contraction, iterations, matrices."""
 
     stages: list[Tensor]
     y1: Tensor
     failed: Tensor
+    singular: Tensor
     factor: Tensor
     slowest: Tensor
+    iterations: Tensor
     point: Point
 
 
@@ -106,8 +108,11 @@ class ESDIRK:
         k1, stale, factor, *kept = carry
         where = TimeAndState(t, h, y, k1, tolerance.scale(y.abs()))
         tried = self._try(rate, where, stale, factor, tuple(kept))
+        work = stale.to(torch.int32), torch.ones_like(stale, dtype=torch.int32)
         if reads_are_cheap(y) and bool((tried.failed & ~stale).any()):
-            tried = self._try(rate, where, stale | tried.failed, factor, tuple(kept))
+            again = tried.failed & ~stale
+            tried = self._try(rate, where, stale | again, factor, tuple(kept))
+            work = work[0] + again, work[1] + 1
         column = h.to(y.dtype).unsqueeze(-1)
         moved = column > 0
         divisor = torch.where(moved, column, torch.ones_like(column))
@@ -117,7 +122,9 @@ class ESDIRK:
         following = (k_last, tried.slowest > SLOW, factor, *tried.point.tensors)
         retry = (k1, tried.failed, fresh, *tried.point.tensors)
         coef = self._polynomial(tried.stages, divisor)
-        return Step(tried.y1, following, combine(self.tableau.error, tried.stages), coef, tried.failed, retry)
+        err = combine(self.tableau.error, tried.stages)
+        how = (tried.singular, work, tried.iterations, self.newton.iterations)
+        return Step(tried.y1, following, err, coef, tried.failed, retry, *how)
 
     def replay(self, rate: Rate, t: Tensor, h: Tensor, y: Tensor, *, dense: bool = True) -> Step:
         """Take the same step, differentiable by the implicit function theorem at each stage."""
@@ -144,15 +151,17 @@ class ESDIRK:
         point = renew_jacobian(self.algebra.linearisation, rate, where, stale, kept)
         matrix = point.factored(h * tableau.gamma)
         solved, slowest = torch.ones_like(stale), torch.zeros_like(factor)
+        iterations = torch.zeros_like(stale, dtype=torch.int32)
         stages, state = [column * k1], y
         for node, row, guess in zip(tableau.c[1:], tableau.a[1:], tableau.predictor[1:], strict=True):
             stage = Stage(t + node * h, column, y + combine(row, stages), tableau.gamma)
             found = solve_stage(rate, stage, matrix, combine(guess, stages), scale, factor, self.newton)
-            slowest = torch.maximum(slowest, found.factor)
+            slowest, iterations = torch.maximum(slowest, found.factor), torch.maximum(iterations, found.iterations)
             factor, solved = found.factor, solved & found.converged
             stages.append(found.u)
             state = torch.add(stage.base, found.u, alpha=tableau.gamma)
-        return _Tried(stages, state, ~solved | matrix.singular, factor, slowest, point)
+        singular = matrix.singular
+        return _Tried(stages, state, ~solved | singular, singular, factor, slowest, iterations, point)
 
     def _polynomial(self, stages: list[Tensor], divisor: Tensor) -> tuple[Tensor, ...]:
         """Coefficients of the continuous extension; the cubic Hermite polynomial if the table has none."""

@@ -28,8 +28,10 @@ class _Tried(NamedTuple):
     implicit: list[Tensor]
     state: Tensor
     failed: Tensor
+    singular: Tensor
     factor: Tensor
     slowest: Tensor
+    iterations: Tensor
     point: Point
 
 
@@ -97,8 +99,11 @@ class AdditiveESDIRK:
         first, second, stale, factor, *kept = carry
         where = TimeAndState(t, h, y, second, tolerance.scale(y.abs()))
         tried = self._try(rate, where, first, stale, factor, tuple(kept))
+        work = stale.to(torch.int32), torch.ones_like(stale, dtype=torch.int32)
         if reads_are_cheap(y) and bool((tried.failed & ~stale).any()):
-            tried = self._try(rate, where, first, stale | tried.failed, factor, tuple(kept))
+            again = tried.failed & ~stale
+            tried = self._try(rate, where, first, stale | again, factor, tuple(kept))
+            work = work[0] + again, work[1] + 1
         fresh = torch.ones_like(factor)
         factor = torch.where(tried.failed, fresh, tried.factor.clamp_max(1.0))
         explicit, implicit = self._parts(rate)
@@ -109,7 +114,8 @@ class AdditiveESDIRK:
         both = [a + b for a, b in zip(tried.explicit, tried.implicit, strict=True)]
         err = combine(self.tableau.implicit.error, both)
         coef = _polynomial(y, y1, h, first + second, rates[0] + rates[1])
-        return Step(y1, following, err, coef, tried.failed, retry)
+        how = (tried.singular, work, tried.iterations, self.newton.iterations)
+        return Step(y1, following, err, coef, tried.failed, retry, *how)
 
     def replay(self, rate: Rate, t: Tensor, h: Tensor, y: Tensor, *, dense: bool = True) -> Step:
         """Take the same step, differentiable by the implicit function theorem at each stage."""
@@ -158,16 +164,18 @@ class AdditiveESDIRK:
         point = renew_jacobian(self.algebra.linearisation, implicit, where, stale, kept)
         matrix = point.factored(h * tableau.gamma)
         solved, slowest = torch.ones_like(stale), torch.zeros_like(factor)
+        iterations = torch.zeros_like(stale, dtype=torch.int32)
         slow, fast, state = [column * first], [column * second], y
         for i, stage in self._stages(t, h, y, slow, fast):
             guess = combine(tableau.predictor[i], fast)
             found = solve_stage(implicit, stage, matrix, guess, scale, factor, self.newton)
-            slowest = torch.maximum(slowest, found.factor)
+            slowest, iterations = torch.maximum(slowest, found.factor), torch.maximum(iterations, found.iterations)
             factor, solved = found.factor, solved & found.converged
             fast.append(found.u)
             state = torch.add(stage.base, found.u, alpha=tableau.gamma)
             slow.append(column * explicit(stage.t, state))
-        return _Tried(slow, fast, state, ~solved | matrix.singular, factor, slowest, point)
+        singular = matrix.singular
+        return _Tried(slow, fast, state, ~solved | singular, singular, factor, slowest, iterations, point)
 
     def _end(self, state: Tensor, slow: list[Tensor]) -> Tensor:
         """New state: that of the last stage, with the explicit weights in place of its row."""

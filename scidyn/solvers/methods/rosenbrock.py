@@ -111,7 +111,7 @@ class Rosenbrock23(_Linearised):
         third = matrix.solve(k_last - e * (second - middle) - 2.0 * (first - k1) + drift)
         err = h / 6.0 * (first - 2.0 * second + third)
         start = (first - 2.0 * d * second) / (1.0 - 2.0 * d)
-        return Step(y1, (k_last,), err, (start, second - start), matrix.singular)
+        return Step(y1, (k_last,), err, (start, second - start), *_solved_with(matrix.singular))
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class Rodas(_Linearised):
             stages.append(matrix.solve(side))
         err = stages[-1]
         y1 = state + err
-        return Step(y1, (), err, self._polynomial(stages, y1 - y, h), matrix.singular)
+        return Step(y1, (), err, self._polynomial(stages, y1 - y, h), *_solved_with(matrix.singular))
 
     def _polynomial(self, stages: list[Tensor], change: Tensor, h: Tensor) -> tuple[Tensor, ...]:
         """Expand ``θ change + θ (1 - θ) (K_1 + θ K_2 + θ² K_3)`` in powers of θ, over h."""
@@ -194,3 +194,9 @@ class Rodas(_Linearised):
         ends = [change + inner[0], *(b - a for a, b in itertools.pairwise(inner)), -inner[-1]]
         divisor = torch.where(h > 0, h, torch.ones_like(h))
         return tuple(row / divisor for row in ends)
+
+
+def _solved_with(singular: Tensor) -> tuple[Tensor, None, Tensor, tuple[Tensor, Tensor]]:
+    """Where a step failed, no other carry, why it failed, and its one Jacobian and factorisation."""
+    one = torch.ones_like(singular, dtype=torch.int32)
+    return singular, None, singular, (one, one)

@@ -31,6 +31,12 @@ class Step(NamedTuple):
         True where the stage equations were not solved: the step is rejected and tried with ``h / 4``.
     retry : tuple of Tensor, or None
         Carry after a rejection; None keeps the one the step began with.
+    singular : Tensor of bool, shape (batch,), or None
+        True where the stage equations were not solved because a linear system was not.
+    work : tuple of two Tensors of int32, shape (batch,), or None
+        Jacobians and matrix factorisations of each sample.
+    iterations : Tensor of int32, shape (batch,), or None
+        Newton iterations of the slowest stage, for the step size; ``most`` is their largest number.
     """
 
     y1: Tensor
@@ -39,6 +45,10 @@ class Step(NamedTuple):
     coef: tuple[Tensor, ...]
     failed: Tensor | None = None
     retry: tuple[Tensor, ...] | None = None
+    singular: Tensor | None = None
+    work: tuple[Tensor, Tensor] | None = None
+    iterations: Tensor | None = None
+    most: int = 1
 
 
 class Method(Protocol):

@@ -400,7 +400,7 @@ def _finish(task: _Task, y: Tensor, grid: list[float], found: AdaptiveResult | N
     stats = Stats(
         n_accepted=torch.full((batch,), sizes, dtype=torch.int32, device="cpu"),
         n_rejected=torch.full((batch,), 0 if found is None else found.rejected, dtype=torch.int32, device="cpu"),
-        evaluations=0,
+        nfe=0,
         host_reads=1 if found is None else found.reads,
         reached=reached,
     )
