@@ -82,10 +82,9 @@ static inline V v_sign(V a) { V zero = {}; return a > 0 ? zero + 1 : (a < 0 ? ze
 #define BY_LANES(name, function) \
     static inline V name(V a, V b) { \
         V r = a; for (int i = 0; i < W; ++i) AT(r, i) = function(AT(a, i), AT(b, i)); return r; }
-BY_LANE(v_exp, std::exp) BY_LANE(v_log, std::log) BY_LANE(v_sqrt, std::sqrt) BY_LANE(v_sin, std::sin)
-BY_LANE(v_cos, std::cos) BY_LANE(v_tan, std::tan) BY_LANE(v_tanh, std::tanh) BY_LANE(v_sinh, std::sinh)
+BY_LANE(v_sqrt, std::sqrt) BY_LANE(v_tan, std::tan) BY_LANE(v_sinh, std::sinh) BY_LANE(v_floor, std::floor)
 BY_LANE(v_cosh, std::cosh) BY_LANE(v_asin, std::asin) BY_LANE(v_acos, std::acos) BY_LANE(v_atan, std::atan)
-BY_LANE(v_erf, std::erf) BY_LANE(v_expm1, std::expm1) BY_LANE(v_log1p, std::log1p) BY_LANE(v_floor, std::floor)
+BY_LANE(v_erf, std::erf) BY_LANE(v_log1p, std::log1p)
 BY_LANES(v_pow, std::pow) BY_LANES(v_fmod, std::fmod) BY_LANES(v_atan2, std::atan2)
 
 enum { RUNNING, SUCCESS, MAX_STEPS, STEP_UNDERFLOW, NON_FINITE_STATE, NON_FINITE_RATE, LINEAR_SOLVE_FAILED = 11 };
@@ -97,6 +96,106 @@ struct Work {
     M swap[D][LOWER + 1];
 #endif
 };
+
+// Elementary functions of all lanes at once, in double precision, to one or two units in the last place.
+
+static inline T power_of_two(T n) {
+    TM bits = (whole(n) + 1023) << 52;
+    T scale;
+    std::memcpy(&scale, &bits, sizeof(scale));
+    return scale;
+}
+
+// exp(x) = 2^n (1 + p): n is returned, p is the series of exp(r) - 1 in the rest |r| <= ln(2) / 2
+static inline T reduced(T x, T& p) {
+    T n = (x * 1.4426950408889634 + 6755399441055744.0) - 6755399441055744.0;
+    T r = (x - n * 0.693147180369123816490) - n * 1.90821492927058770002e-10;
+    T sum = r * 0.0 + 1.0 / 6227020800.0;
+    const double terms[] = {1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040,
+                            1.0 / 720,       1.0 / 120,      1.0 / 24,      1.0 / 6,      0.5};
+    for (double term : terms) sum = sum * r + term;
+    p = r + r * r * sum;
+    return n;
+}
+
+static inline T t_clip(T x, double low, double high) {
+    x = x < low ? all_times(low) : x;
+    return x > high ? all_times(high) : x;
+}
+
+static inline V v_exp(V a) {
+    T x = widen(a), p, inside = t_clip(x, -707.0, 709.0), n = reduced(inside, p), half = 0.5 * n;
+    half = (half + 6755399441055744.0) - 6755399441055744.0;
+    T y = (1.0 + p) * power_of_two(half) * power_of_two(n - half);
+    y = x > 709.782712893384 ? all_times(INFINITY) : y;
+    y = x < -745.2 ? all_times(0.0) : y;
+    TM unusual = (x > 709.0) | (x < -707.0);
+    if (any(unusual & (x > -745.2) & (x < 709.782712893384)))
+        for (int i = 0; i < W; ++i)
+            if (AT(unusual, i)) AT(y, i) = std::exp(AT(x, i));
+    return narrow(x == x ? y : x);
+}
+
+static inline T expm1_of(T x) {
+    T p, n = reduced(x, p), scale = power_of_two(n);
+    return scale * p + (scale - 1.0);
+}
+
+static inline V v_expm1(V a) {
+    T x = widen(a), y = expm1_of(t_clip(x, -50.0, 709.0));
+    y = x > 709.0 ? all_times(INFINITY) : y;
+    return narrow(x == x ? y : x);
+}
+
+static inline V v_tanh(V a) {
+    T x = widen(a), e = expm1_of(2.0 * t_clip(x, -20.0, 20.0)), y = e / (e + 2.0);
+    return narrow(x == x ? y : x);
+}
+
+static inline V v_log(V a) {
+    T x = widen(a);
+    if (any((x < 2.3e-308) | (x > 1.7e308) | (x != x))) {
+        for (int i = 0; i < W; ++i) AT(x, i) = std::log(AT(x, i));
+        return narrow(x);
+    }
+    TM bits;
+    std::memcpy(&bits, &x, sizeof(x));
+    TM exponent = (bits >> 52) - 1023;
+    bits = (bits & 0xfffffffffffffL) | 0x3ff0000000000000L;
+    T m;
+    std::memcpy(&m, &bits, sizeof(m));
+    TM high = m > 1.4142135623730951;
+    m = high ? m * 0.5 : m;
+    exponent = high ? exponent + 1 : exponent;
+    T f = m - 1.0, s = f / (2.0 + f), z = s * s, sum = z * 0.0 + 2.0 / 23, n = real(exponent);
+    for (int k = 21; k > 1; k -= 2) sum = sum * z + 2.0 / k;
+    // log(1 + f) = f - s (f - z sum), the sum without its first term
+    return narrow(n * 0.693147180369123816490 + (f - s * (f - z * sum) + n * 1.90821492927058770002e-10));
+}
+
+// sine of x, or of x + pi / 2: both series in the rest |r| <= pi / 4 of x - n pi / 2
+static inline V sine(V a, int64_t quarter) {
+    T x = widen(a);
+    if (any((x > 1e5) | (x < -1e5) | (x != x))) {
+        for (int i = 0; i < W; ++i) AT(x, i) = quarter ? std::cos(AT(x, i)) : std::sin(AT(x, i));
+        return narrow(x);
+    }
+    T n = (x * 0.63661977236758134 + 6755399441055744.0) - 6755399441055744.0;
+    T r = ((x - n * 1.5707963267341256) - n * 6.0771005063039660e-11) - n * 2.0222662487959506e-21;
+    T z = r * r, odd = z * 0.0 - 7.647163731819816e-13, even = z * 0.0 + 4.779477332387385e-14;
+    const double odds[] = {1.6059043836821613e-10,  -2.505210838544172e-08, 2.7557319223985893e-06,
+                           -1.9841269841269841e-04, 8.333333333333333e-03,  -1.6666666666666666e-01};
+    const double evens[] = {-1.1470745597729725e-11, 2.08767569878681e-09,    -2.755731922398589e-07,
+                            2.48015873015873e-05,    -1.388888888888889e-03,  4.1666666666666664e-02};
+    for (double term : odds) odd = odd * z + term;
+    for (double term : evens) even = even * z + term;
+    T sin_r = r + r * z * odd, cos_r = 1.0 - (0.5 * z - z * z * even);
+    TM place = (whole(n) + quarter) & 3;
+    T y = (place & 1) != 0 ? cos_r : sin_r;
+    return narrow((place & 2) != 0 ? -y : y);
+}
+static inline V v_sin(V a) { return sine(a, 0); }
+static inline V v_cos(V a) { return sine(a, 1); }
 
 RATE_AND_STEP
 
