@@ -96,10 +96,13 @@ def memory(options: argparse.Namespace) -> None:
     y0 = torch.ones(batch, width, dtype=torch.float64)
 
     def solve() -> torch.Tensor:
-        solution = solve_ode(lambda t, y: torch.tanh(y @ weights.T), y0, [0.0, 20.0], stepping="per_sample")
-        kept = solution.y.grad_fn.saved_tensors[1:4]
-        numbers = sum(x.numel() for x in kept)
-        steps = len(kept[1])
+        kept: list[torch.Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+            solution = solve_ode(lambda t, y: torch.tanh(y @ weights.T), y0, [0.0, 20.0], stepping="per_sample")
+        own = {y0.data_ptr(), weights.data_ptr(), solution.y.data_ptr()}
+        numbers = sum(x.numel() for x in {x.data_ptr(): x for x in kept if x.data_ptr() not in own}.values())
+        numbers -= solution.y.numel()  # the reported states themselves
+        steps = int(solution.stats.n_accepted.max())
         ratio = numbers / (steps * batch * (width + 2))
         solve.shown = f"{steps} steps: {numbers} numbers, {ratio:.3f} of N B (D + 2)"
         return solution.y[:, -1].sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import types
@@ -71,12 +72,15 @@ def stepper(problem: Problem, compile: bool | str) -> Callable[[LoopState, Bound
 def whole_solve(problem: Problem, compile: bool | str) -> Callable[..., Trace] | None:
     """Give a function that solves in one call of a generated program, or None where that is not possible.
 
-    ``"auto"`` uses a program that is compiled already, and compiles one once plain steps of this kind have taken
-    as long as that.
+    ``"auto"`` compiles once plain steps of this kind have taken as long as that; before, it uses a program that is
+    compiled already, if looking for it is quick.
     """
     if compile is False:
         return None
     now = compile is True or _entry(problem).seconds >= PROGRAM_PAYS_AFTER
+    # torch imports this module, which takes seconds, at the first operation on a tensor of another class
+    if not now and "torch.distributed.tensor" not in sys.modules:
+        return None
     return generated_solver(problem, compile=now)
 
 

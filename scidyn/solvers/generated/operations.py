@@ -468,7 +468,7 @@ def matmul(first: Any, second: Any) -> Symbol:
     inner = sample_axes[0] == rank - 1 or sample_axes[1] == rank - 2
     if inner or (None not in sample_axes and not (rank == 3 and sample_axes == [0, 0])):
         raise Unsupported("samples are joined by a product")
-    if a.shape[-1] != b.shape[-2] or a[..., 0].size * b.shape[-1] * b.shape[-2] > 4000:
+    if a.shape[-1] != b.shape[-2] or a[..., 0].size * b.shape[-1] * b.shape[-2] > recorder.limit:
         raise Unsupported("a large product")
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     left, right = np.broadcast_to(a, (*batch, *a.shape[-2:])), np.broadcast_to(b, (*batch, *b.shape[-2:]))

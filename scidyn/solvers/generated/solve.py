@@ -26,6 +26,8 @@ __all__ = ["generated_solver"]
 Solver = Callable[..., Trace]
 LARGEST_STATE = 512
 LARGEST_CACHE = 256
+# scalar operations of a rate: writing down more takes longer than a short solve; implicit steps are worth more
+LARGEST_RATE = {False: 1000, True: 12000}
 
 _programs: dict[tuple[object, ...], Program] = {}
 
@@ -97,13 +99,14 @@ def _write(problem: Problem) -> _Written:
     """Write the field down as it is now; the same expressions with other constants share a program."""
     batch, width = problem.y0.shape
     dtype, method = problem.y0.dtype, problem.method
-    found = trace(problem.field, batch, width, dtype)
+    limit = LARGEST_RATE[method.implicit]
+    found = trace(problem.field, batch, width, dtype, limit=limit)
     lanes = min(8, 1 << (batch - 1).bit_length())
     own = torch.stack(found.own) if found.own else torch.zeros(0, dtype=dtype, device="cpu")
     shared = torch.tensor(found.shared, dtype=dtype, device="cpu")
     key = (tuple(found.graph.nodes), tuple(found.outputs), len(found.own), dtype, method, lanes)
     if key not in _programs:
-        trace(problem.field, batch, width, dtype, watch=True)
+        trace(problem.field, batch, width, dtype, limit=limit, watch=True)
         if len(_programs) > LARGEST_CACHE:
             _programs.clear()
         try:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from scidyn.solvers.field import Field
 from scidyn.solvers.generated.expression import Graph
 
 __all__ = ["Symbol", "Trace", "Unsupported", "trace"]
 
-LIMIT = 12000
 
 
 class Unsupported(Exception):
@@ -47,9 +46,9 @@ class Trace(NamedTuple):
 class Recorder:
     """Where the expressions and constants of one trace are collected."""
 
-    def __init__(self, batch: int, dtype: torch.dtype) -> None:
-        self.batch, self.dtype = batch, dtype
-        self.graph = Graph(LIMIT)
+    def __init__(self, batch: int, dtype: torch.dtype, limit: int) -> None:
+        self.batch, self.dtype, self.limit = batch, dtype, limit
+        self.graph = Graph(limit)
         self.shared: list[float] = []
         self.own: list[Tensor] = []
         self._known: dict[tuple[int, tuple[int, ...], int, int | None], tuple[Tensor, np.ndarray]] = {}
@@ -84,7 +83,7 @@ class Recorder:
 
     def _entries(self, plain: Tensor) -> np.ndarray:
         nodes = np.empty(tuple(plain.shape), dtype=object)
-        if plain.numel() > LIMIT:
+        if plain.numel() > self.limit:
             raise Unsupported(f"a tensor of {plain.numel()} numbers")
         values = plain.reshape(-1).tolist()
         for place, value in zip(np.ndindex(*nodes.shape), values, strict=True):
@@ -121,24 +120,31 @@ class Symbol(Tensor):
         return apply(func, args, kwargs or {})
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchFunctionMode):
     """Refuse random numbers, which a field must draw anew in every call."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
-        if torch.Tag.nondeterministic_seeded in func.tags:
-            raise Unsupported(f"{func} draws random numbers")
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        # the default generator is watched by its state; another one is given by name
+        if (kwargs or {}).get("generator") is not None or any(isinstance(x, torch.Generator) for x in args):
+            raise Unsupported("random numbers")
         return func(*args, **(kwargs or {}))
 
 
-def trace(field: Field, batch: int, width: int, dtype: torch.dtype, *, watch: bool = False) -> Trace:
-    """Call ``field`` once on symbols; ``watch`` looks for random numbers too, which takes longer.
+def trace(
+    field: Field, batch: int, width: int, dtype: torch.dtype, *, limit: int = 1000, watch: bool = False
+) -> Trace:
+    """Call ``field`` once on symbols.
+
+    ``limit`` is the largest number of scalar operations; ``watch`` looks for random numbers too, which takes longer.
 
     Raises
     ------
     Unsupported
         If the field has no scalar expressions: it mixes samples, reads values, or is too large.
     """
-    recorder = Recorder(batch, dtype)
+    recorder = Recorder(batch, dtype, limit)
     add = recorder.graph.add
     time = np.array([add("t")], dtype=object)
     state = np.array([[add("y", i) for i in range(width)]], dtype=object)
@@ -146,6 +152,7 @@ def trace(field: Field, batch: int, width: int, dtype: torch.dtype, *, watch: bo
     per_sample = field.per_sample
     t = Symbol(time, samples if per_sample else None, recorder)
     y = Symbol(state, samples, recorder)
+    before = torch.get_rng_state() if watch else None
     try:
         with torch.no_grad(), _Watch() if watch else contextlib.nullcontext():
             rate = field(t, y)
@@ -153,6 +160,8 @@ def trace(field: Field, batch: int, width: int, dtype: torch.dtype, *, watch: bo
         raise
     except Exception as reason:  # whatever the field makes of symbols; the plain solve decides what is an error
         raise Unsupported(f"{type(reason).__name__}: {reason}") from None
+    if before is not None and not torch.equal(before, torch.get_rng_state()):
+        raise Unsupported("random numbers")
     if any(state[0, i] != add("y", i) for i in range(width)):
         raise Unsupported("a state changed in place")
     if not isinstance(rate, Symbol):
