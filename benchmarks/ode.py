@@ -74,7 +74,13 @@ def first_call(options: argparse.Namespace) -> None:
     print("\n### First solves of a process, Van der Pol, mu = 5, batch 100, ms of wall time\n")
     print("| compile | cache | t = 0.1 | t = 10 | t = 11 |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for compile, cache in (("False", "-"), ("auto", "empty"), ("True", "empty"), ("True", "warm"), ("auto", "warm")):
+        for compile, cache in (
+            ("False", "-"),
+            ("auto", "empty"),
+            ("True", "empty"),
+            ("True", "warm"),
+            ("auto", "warm"),
+        ):
             environment = {**os.environ, "XDG_CACHE_HOME": folder, "OMP_NUM_THREADS": "1"}
             root = str(Path(__file__).parents[1])
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
@@ -85,35 +91,35 @@ def first_call(options: argparse.Namespace) -> None:
 
 def memory(options: argparse.Namespace) -> None:
     """Numbers that the discrete adjoint keeps, and growth over many training steps."""
-    import gc
     import resource
 
-    from scidyn.solvers import solve_ode
+    from scidyn.solvers import Solution, solve_ode
 
     batch, width = 64, 8
     matrix = torch.randn(width, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) / 3
     weights = (matrix - 1.5 * torch.eye(width, dtype=torch.float64)).requires_grad_()
     y0 = torch.ones(batch, width, dtype=torch.float64)
 
-    def solve() -> torch.Tensor:
-        kept: list[torch.Tensor] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
-            solution = solve_ode(lambda t, y: torch.tanh(y @ weights.T), y0, [0.0, 20.0], stepping="per_sample")
-        own = {y0.data_ptr(), weights.data_ptr(), solution.y.data_ptr()}
-        numbers = sum(x.numel() for x in {x.data_ptr(): x for x in kept if x.data_ptr() not in own}.values())
-        numbers -= solution.y.numel()  # the reported states themselves
-        steps = int(solution.stats.n_accepted.max())
-        ratio = numbers / (steps * batch * (width + 2))
-        solve.shown = f"{steps} steps: {numbers} numbers, {ratio:.3f} of N B (D + 2)"
-        return solution.y[:, -1].sum()
+    def solve() -> Solution:
+        return solve_ode(lambda t, y: torch.tanh(y @ weights.T), y0, [0.0, 20.0], stepping="per_sample")
 
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        solution = solve()
+    given = {y0.data_ptr(), weights.data_ptr()}
+    numbers = sum(x.numel() for x in {x.data_ptr(): x for x in kept if x.data_ptr() not in given}.values())
+    numbers -= solution.y.numel()  # the reported states
+    steps = int(solution.stats.n_accepted.max())
+    ratio = numbers / (steps * batch * (width + 2))
     print("\n### Memory of the discrete adjoint\n")
-    for count in (20, 200):
+    print(f"{steps} steps, batch {batch}, {width} states: {numbers} numbers kept, {ratio:.3f} of N B (D + 2)")
+    kept.clear()
+    del solution
+    for count in (100, 200, 200):
         for _ in range(count):
-            torch.autograd.grad(solve(), weights)
-        gc.collect()
+            torch.autograd.grad(solve().y[:, -1].sum(), weights)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"after {count} more training steps: largest resident memory {peak:.0f} MiB; {solve.shown}")
+        print(f"after {count} more training steps: largest resident memory {peak:.1f} MiB", flush=True)
 
 
 def main() -> None:

@@ -151,9 +151,7 @@ def ours(work: Work) -> Iterator[Entry]:
         def run(rtol: float) -> np.ndarray:
             options = {"rtol": rtol, "atol": rtol * work.atol, "stepping": "per_sample", "max_steps": 100_000}
             y0 = torch.tensor(work.y0)
-            solution = solve_ode(
-                work.f, y0, [0.0, work.end], method=method, adjoint=None, compile=compile, **options
-            )
+            solution = solve_ode(work.f, y0, [0.0, work.end], method=method, adjoint=None, compile=compile, **options)
             return solution.y[:, -1].numpy()
 
         return Entry(f"scidyn {name}{', compiled' if compile else ''}", run, TOLERANCES)
@@ -265,9 +263,7 @@ def _scipy_end(work: Work, value: float) -> float:
 
     options: dict[str, Any] = {"lband": 2, "uband": 2} if work.bands else {}
     tolerances = {"rtol": 1e-11, "atol": 1e-11 * work.atol}
-    return sum(
-        solve_ivp(f, (0, work.end), y, "LSODA", [work.end], **tolerances, **options).y[0, -1] for y in work.y0
-    )
+    return sum(solve_ivp(f, (0, work.end), y, "LSODA", [work.end], **tolerances, **options).y[0, -1] for y in work.y0)
 
 
 def our_gradients(work: Work) -> Iterator[Entry]:
@@ -298,4 +294,8 @@ def _diffrax_gradient(work: Work) -> Iterator[Entry]:
     import jax
 
     slope = jax.jit(jax.grad(lambda p, rtol: solve(rtol, p)[:, 0].sum()))
-    yield Entry("diffrax Kvaerno5 jit, recursive checkpoints", lambda r: np.asarray(slope(PARAMETERS[work.f], r)), TOLERANCES[:2])
+    yield Entry(
+        "diffrax Kvaerno5 jit, recursive checkpoints",
+        lambda r: np.asarray(slope(PARAMETERS[work.f], r)),
+        TOLERANCES[:2],
+    )

@@ -110,7 +110,7 @@ def _entry(problem: Problem) -> _Entry:
         return entries.setdefault(key, _Entry())
 
 
-def _identity(f: Any) -> tuple[Any, Hashable]:
+def _identity(f: Any) -> tuple[Any, Any]:
     """Something that lives as long as the code of ``f``, and what else tells it apart.
 
     A function that is defined anew in every iteration of a training loop has the same code each time.

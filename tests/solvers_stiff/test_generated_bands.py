@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from problems import F64, brusselator, brusselator_start
+from problems import brusselator, brusselator_start
 
 from scidyn.solvers import solve_ode
 from scidyn.solvers.arguments import prepare

@@ -53,7 +53,7 @@ class Graph:
     def constant(self, number: object) -> float | None:
         """Value of a constant of the code; None for anything else."""
         node = self.nodes[number]  # type: ignore[call-overload]
-        return node[1] if node[0] == "value" else None  # type: ignore[return-value]
+        return node[1] if node[0] == "value" else None
 
     def _simplify(self, operation: str, operands: tuple[object, ...]) -> int | None:
         known = [self.constant(x) for x in operands]

@@ -93,7 +93,7 @@ def rosenbrock(graph: Graph, outputs: Sequence[int], method: Rodas) -> tuple[dic
             else:
                 targets[f"w.J[{i}][{int(leaf[1]) - i + lower}]"] = number  # type: ignore[call-overload]
     stages = len(tableau.c)
-    defines = {
+    defines: dict[str, object] = {
         **{"IMPLICIT": 1, "LOWER": lower, "UPPER": upper, "WIDTH": 2 * lower + upper + 1},
         **{"S": stages, "P": len(tableau.dense) + 1},
     }

@@ -117,9 +117,7 @@ def _write(problem: Problem) -> _Written:
     return _Written(shared, own.contiguous(), _programs[key])
 
 
-def _run(
-    problem: Problem, written: _Written, library: ctypes.CDLL, *, keep_states: bool, keep_coef: bool
-) -> Trace:
+def _run(problem: Problem, written: _Written, library: ctypes.CDLL, *, keep_states: bool, keep_coef: bool) -> Trace:
     """Run the program and bring its results into the form of the loop."""
     y0 = problem.y0.detach().contiguous()
     batch, width = y0.shape
@@ -158,6 +156,8 @@ def _run(
 
 def _arguments(problem: Problem, tensors: dict[str, Tensor], keep: int) -> _Arguments:
     control, tolerance = problem.controller, problem.tolerance
+    if not isinstance(control, Controller):
+        raise Unsupported("a controller of another kind")
     order, wanted = problem.method.error_order, tensors["wanted"]
     p, i, d = control.proportional, control.integral, control.derivative
     return _Arguments(
@@ -200,5 +200,3 @@ def _polynomial_rows(problem: Problem) -> range:
     if isinstance(method, Rodas):
         return range(len(method.tableau.dense) + 1)
     raise Unsupported(method.name)
-
-

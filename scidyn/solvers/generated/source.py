@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def program(
     """Give the source of a solver, and whether its rate is long enough to spare the compiler some work."""
     single = dtype == torch.float32
     parts = [function("rate", graph, {f"out[{i}]": n for i, n in enumerate(outputs)}, "V* out")]
-    defines = {
+    defines: dict[str, object] = {
         "W": lanes,
         "REAL": "float" if single else "double",
         "MASK": "int32_t" if single else "int64_t",
@@ -85,7 +86,7 @@ def _expression(node: Node) -> str:
     if operation == "shared":
         return f"all_of(shared[{x[0]}])"
     if operation == "value":
-        return f"all_of({x[0]!r})"
+        return f"all_of({_literal(float(x[0]))})"  # type: ignore[arg-type]
     if operation in INFIX:
         return f"x{x[0]} {INFIX[operation]} x{x[1]}"
     if operation == "neg":
@@ -95,6 +96,14 @@ def _expression(node: Node) -> str:
     if operation == "where":
         return f"x{x[0]} ? x{x[1]} : x{x[2]}"
     return f"v_{operation}({', '.join(f'x{n}' for n in x)})"
+
+
+def _literal(value: float) -> str:
+    if math.isnan(value):
+        return "NAN"
+    if math.isinf(value):
+        return "INFINITY" if value > 0 else "-INFINITY"
+    return repr(value)
 
 
 def combination(weights: Sequence[float], name: str) -> str:

@@ -17,7 +17,6 @@ from scidyn.solvers.generated.expression import Graph
 __all__ = ["Symbol", "Trace", "Unsupported", "trace"]
 
 
-
 class Unsupported(Exception):
     """The field does something that has no scalar expression here; it is solved in another way."""
 
@@ -51,7 +50,7 @@ class Recorder:
         self.graph = Graph(limit)
         self.shared: list[float] = []
         self.own: list[Tensor] = []
-        self._known: dict[tuple[int, tuple[int, ...], int, int | None], tuple[Tensor, np.ndarray]] = {}
+        self._known: dict[tuple[object, ...], tuple[Tensor, np.ndarray]] = {}
 
     def number(self, value: float) -> int:
         """Node of a number in the field's code: data of the solve, so that a new value compiles nothing."""
@@ -66,12 +65,15 @@ class Recorder:
             raise Unsupported(f"a tensor of {value.dtype} in a solve of {self.dtype}")
         if value.device.type != "cpu":
             raise Unsupported(f"a tensor on {value.device}")
-        key = (value.data_ptr(), tuple(value.shape), value.storage_offset(), axis)
+        key = (value.data_ptr(), tuple(value.shape), tuple(value.stride()), axis)
         if key in self._known:
             return self._known[key][1]
         plain = value.detach().to(self.dtype)
         if axis is None:
             nodes = self._entries(plain)
+        elif plain.ndim == 1:
+            self.own.append(plain)
+            nodes = np.array([self.graph.add("own", len(self.own) - 1)], dtype=object)
         else:
             nodes = np.empty([1 if i == axis else n for i, n in enumerate(plain.shape)], dtype=object)
             rows = plain.movedim(axis, -1).reshape(-1, self.batch)
@@ -108,12 +110,14 @@ class Symbol(Tensor):
         """Make a tensor of the full shape."""
         shape = [recorder.batch if i == axis else n for i, n in enumerate(nodes.shape)]
         dtype = torch.bool if boolean else recorder.dtype
-        made = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device="cpu")
+        made = torch.Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=torch.device("cpu"))
         made.nodes, made.axis, made.recorder = nodes, axis, recorder
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
         """Write the operation down."""
         from scidyn.solvers.generated.operations import apply
 
@@ -132,9 +136,7 @@ class _Watch(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def trace(
-    field: Field, batch: int, width: int, dtype: torch.dtype, *, limit: int = 1000, watch: bool = False
-) -> Trace:
+def trace(field: Field, batch: int, width: int, dtype: torch.dtype, *, limit: int = 1000, watch: bool = False) -> Trace:
     """Call ``field`` once on symbols.
 
     ``limit`` is the largest number of scalar operations; ``watch`` looks for random numbers too, which takes longer.
