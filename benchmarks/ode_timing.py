@@ -83,27 +83,32 @@ class Contest:
     wrong: Callable[[np.ndarray], float]
 
     def measure(self, rounds: int, limit: float) -> None:
-        """Warm up, then run every entry once a round; entries slower than ``limit`` seconds run fewer times."""
+        """Warm up, then run every entry once a round; entries slower than ``limit`` seconds run fewer times.
+
+        The warm-up of a slow entry counts, unless it is its first call.
+        """
         able = []
         for entry in self.entries:
-            begin = time.process_time()
             try:
                 for tolerance in entry.tolerances:
-                    entry.errors.append(self.wrong(entry.run(tolerance)))
-                    if not entry.first:
-                        entry.first = time.process_time() - begin
-                    entry.seconds.append([])
+                    begin = time.process_time()
+                    found = entry.run(tolerance)
+                    spent = time.process_time() - begin
+                    counts = spent > limit / 4 and entry.errors
+                    entry.first = entry.first or spent
+                    entry.errors.append(self.wrong(found))
+                    entry.seconds.append([spent] if counts else [])
             except Exception as reason:  # a peer may fail in its own way; the table says so
                 print(f"{entry.name}: failed, {type(reason).__name__}: {str(reason).splitlines()[0][:120]}")
                 continue
             able.append(entry)
         self.entries = able
-        for number in range(rounds):
+        for _ in range(rounds):
             for entry in self.entries:
                 for i, tolerance in enumerate(entry.tolerances):
-                    if number and sum(entry.seconds[i]) > limit:
-                        continue
-                    entry.seconds[i].append(_once(entry, tolerance))
+                    seconds = entry.seconds[i]
+                    if not seconds or sum(seconds) + seconds[0] < limit:
+                        seconds.append(_once(entry, tolerance))
 
     def report(self, error: float | None = None) -> None:
         """Print the table; at ``error``, or at that of the first of each group at its first tolerance."""
