@@ -94,7 +94,7 @@ class Contest:
                     begin = time.process_time()
                     found = entry.run(tolerance)
                     spent = time.process_time() - begin
-                    counts = spent > limit / 4 and entry.errors
+                    counts = spent > limit / 4 and bool(entry.errors)
                     entry.first = entry.first or spent
                     entry.errors.append(self.wrong(found))
                     entry.seconds.append([spent] if counts else [])
