@@ -42,7 +42,7 @@ docs: $(TOOLS)
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 bench: $(READY)
-	$(BIN)/python benchmarks/solve_ode.py
+	$(BIN)/python benchmarks/ode.py
 
 # A stamp is touched last, so what a kill left half is made again: `.made` for the empty
 # environment, `.ready` for the packages, `.installing` for packages that may be half there.

@@ -23,7 +23,7 @@ from scidyn.solvers.adjoint.times import move, move_outputs
 from scidyn.solvers.arguments import Problem
 from scidyn.solvers.backends import torchdiffeq
 from scidyn.solvers.backends.scipy import integrate_scipy
-from scidyn.solvers.compiling import stepper
+from scidyn.solvers.compiling import stepper, whole_solve
 from scidyn.solvers.dense import Records, evaluate, locate
 from scidyn.solvers.failure import report
 from scidyn.solvers.fixed_steps import integrate_fixed
@@ -35,6 +35,8 @@ from scidyn.solvers.status import Status
 from scidyn.solvers.watch import Watch
 
 __all__ = ["Request", "check", "differentiable", "make_solution", "march", "solve", "start_rows"]
+
+STATUSES = {status.value: status for status in Status}
 
 
 class Request(NamedTuple):
@@ -64,18 +66,19 @@ def solve(problem: Problem, request: Request) -> Solution:
     plain, adjoint = problem, request.adjoint
     if adjoint == "reversible":
         problem = problem._replace(method=reversible(problem.method))
+    whole = _in_one_call(problem, request)
     with torch.no_grad():
-        k1 = problem.field.probe(problem.start, problem.y0.detach())
+        k1 = problem.y0 if whole is not None else problem.field.probe(problem.start, problem.y0.detach())
     inputs = _inputs(problem, request.params) if adjoint is not None and torch.is_grad_enabled() else None
     if request.backend == "torchdiffeq":
         trace = _with_torchdiffeq(problem, adjoint, inputs)
         return report(make_solution(problem, trace, trace.y), trace.last_size, request.on_failure)
-    trace, marks = march(problem, k1, request, differentiate=inputs is not None)
+    trace, marks = march(problem, k1, request, whole, differentiate=inputs is not None)
     if request.save == "steps":
         problem, trace = at_steps(problem, trace)
     nodes = request.regularize is not None and len(trace.size) > 0
-    whole, longer = with_nodes(problem, trace) if nodes else (problem, trace)
-    y = longer.y if inputs is None else differentiable(whole, longer, inputs, adjoint, marks)
+    extended, longer = with_nodes(problem, trace) if nodes else (problem, trace)
+    y = longer.y if inputs is None else differentiable(extended, longer, inputs, adjoint, marks)
     y, states = y[:, : trace.y.shape[1]], y[:, trace.y.shape[1] :].transpose(0, 1) if nodes else trace.states
     solution = report(make_solution(problem, trace, y), trace.last_size, request.on_failure)
     if adjoint is None and request.regularize is None and request.save != "steps" and not request.dense:
@@ -112,8 +115,22 @@ def check(problem: Problem, request: Request) -> None:
         torchdiffeq.suits(problem, request.dense, request.compile, request.controller)
 
 
+def _in_one_call(problem: Problem, request: Request) -> Callable[..., Trace] | None:
+    """Give a function that solves without returning to the host's loop, if this request needs nothing in between."""
+    plain = request.backend == "native" and request.foreign is None and request.checkpoints is None
+    if not plain or request.progress is not None or request.adjoint == "reversible":
+        return None
+    return whole_solve(problem, request.compile)
+
+
 def march(
-    problem: Problem, k1: Tensor, request: Request, *, differentiate: bool, watch: Watch | None = None
+    problem: Problem,
+    k1: Tensor,
+    request: Request,
+    whole: Callable[..., Trace] | None = None,
+    *,
+    differentiate: bool,
+    watch: Watch | None = None,
 ) -> tuple[Trace, Marks | Checkpoints | None]:
     """Step to the end, keeping what the adjoint needs."""
     along = differentiate and request.adjoint == "interpolating"
@@ -128,6 +145,8 @@ def march(
         trace = integrate_scipy(problem, request.foreign, keep_states=keep, keep_coef=coef, progress=request.progress)
     elif problem.stepping == "fixed":
         trace = integrate_fixed(problem, k1, keep_states=keep, keep_coef=coef, progress=request.progress, observe=marks)
+    elif whole is not None:
+        trace = whole(keep_states=keep, keep_coef=coef)
     else:
         trace = integrate(
             problem,
@@ -190,7 +209,7 @@ def make_solution(problem: Problem, trace: Trace, y: Tensor) -> Solution:
     """Bring the trace into the caller's shapes and direction of time."""
     batch, count = y.shape[:2]
     final, sign = trace.final, problem.field.sign
-    status = tuple(Status(code) for code in final.status.expand(batch).tolist())
+    status = tuple(map(STATUSES.__getitem__, final.status.expand(batch).tolist()))
     stats = Stats(
         n_accepted=final.accepted.expand(batch),
         n_rejected=final.rejected.expand(batch),

@@ -100,7 +100,7 @@ class Solution:
     @property
     def success(self) -> bool:
         """True if every sample reached its last time or a terminal event."""
-        return all(s.success for s in self.status)
+        return all(s.success for s in set(self.status))
 
     @property
     def mask(self) -> Tensor:
