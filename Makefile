@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 TOOLS  := $(VENV)/.tools
 WORKERS ?= 2
 
-.PHONY: demo test check lint types imports docs bench clean lock
+.PHONY: demo test faults faults-nightly check lint types imports docs bench clean lock
 
 demo: $(READY)
 	@$(BIN)/python -m scidyn demo
@@ -17,6 +17,14 @@ demo: $(READY)
 # one thread a worker, so that the workers do not fight for the cores; one file a worker, so that fits are shared
 test: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n $(WORKERS) --dist loadfile
+
+# what the package must survive, and how much of it did: a table per kind, then `faults survived: N of M`
+faults: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v tests/faults -n $(WORKERS) --dist loadfile
+
+# the same with the large numbers
+faults-nightly: $(READY)
+	@SCIDYN_FAULTS=nightly OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v -o timeout=7200 tests/faults -n $(WORKERS) --dist loadfile
 
 check: lint types imports docs test
 
@@ -34,7 +42,7 @@ docs: $(TOOLS)
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 bench: $(READY)
-	$(BIN)/python benchmarks/solve_ode.py
+	$(BIN)/python benchmarks/ode.py
 
 # A stamp is touched last, so what a kill left half is made again: `.made` for the empty
 # environment, `.ready` for the packages, `.installing` for packages that may be half there.

@@ -35,6 +35,8 @@ def draw(axis, found, title, orders):
         axis.loglog(h, [largest * (x / h[0]) ** order for x in h], "k:", linewidth=0.8)
         axis.annotate(f"{order:g}", (h[-1], largest * (h[-1] / h[0]) ** order), fontsize=8)
     axis.set(title=title, xlabel="step h")
+    axis.minorticks_off()
+    axis.set_xticks(h[::2], [f"1/{round(1 / x)}" for x in h[::2]])
     axis.legend(fontsize=7, frameon=False)
 
 

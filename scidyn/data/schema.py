@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from scidyn.errors import DataError, ShapeError, UnitsError
+from scidyn.errors import DataError, ShapeError, TimeGridError, UnitsError
 
 if TYPE_CHECKING:
+    import numpy as np
     import xarray as xr
 
 __all__ = ["CONVENTIONS", "KINDS", "ROLES", "SPACE", "from_arrays", "state_variables", "time_dim", "units_of"]
@@ -58,6 +59,25 @@ def state_variables(ds: xr.Dataset) -> list[str]:
     if not names:
         raise DataError(f"The Dataset has no measured variable along {time_dim(ds)!r}; it has {list(ds.data_vars)}.")
     return names
+
+
+def exact_times(times: np.ndarray) -> np.ndarray:
+    """A copy in float64; whole numbers that float64 cannot tell from their neighbours are refused.
+
+    Raises
+    ------
+    scidyn.errors.TimeGridError
+        For whole numbers beyond 2⁵³, such as nanoseconds since 1970.
+    """
+    import numpy as np
+
+    if times.dtype.kind in "iu" and times.size and max(abs(int(times.min())), abs(int(times.max()))) > 2**53:
+        far = int(times.min()) if abs(int(times.min())) > 2**53 else int(times.max())
+        raise TimeGridError(
+            f"time holds {far}, beyond the whole numbers that float64 holds exactly (2⁵³), so that neighbours would "
+            "become one; subtract the first time before it is made a float."
+        )
+    return np.array(times, dtype=float)
 
 
 def units_of(ds: xr.Dataset) -> dict[str, str]:
@@ -149,7 +169,7 @@ def from_arrays(
     from scidyn.data.validate import validate
 
     values = np.array(y, dtype=float)
-    times = np.array(t, dtype=float)
+    times = exact_times(np.asarray(t))
     if values.ndim == 1:
         values = values[:, None]
     if values.ndim not in (2, 3) or times.ndim not in (1, 2) or values.shape[-2] != times.shape[-1]:

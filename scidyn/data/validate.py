@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scidyn.data.schema import KINDS, ROLES, time_dim
+from scidyn.data.schema import KINDS, ROLES, exact_times, time_dim
 from scidyn.data.structure import pair_structure, snapshot_structure
 from scidyn.errors import DataError, NonFiniteError, OptionError, ShapeError, TimeGridError, UnitsError
 
@@ -121,7 +121,12 @@ def _structure(ds: xr.Dataset) -> Iterator[Finding]:
 def _times(ds: xr.Dataset) -> Iterator[Finding]:
     time = ds["time"]
     unit = f" {time.attrs['units']}" if time.attrs.get("units") else ""
-    rows = time.values.astype(float) if time.ndim == 2 else time.values.astype(float)[None]
+    try:
+        values = exact_times(time.values)
+    except TimeGridError as error:
+        yield TimeGridError, str(error)
+        return
+    rows = values if time.ndim == 2 else values[None]
     for k, row in enumerate(rows):
         where = f" of trajectory {k}" if time.ndim == 2 else ""
         if time.ndim == 2:  # padding is allowed at the end of a row

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from scidyn.solvers.brownian import BrownianIncrements, BrownianTree, MarkovFBM, Noise, join, levy_area
+from scidyn.solvers.brownian import (
+    BrownianIncrements,
+    BrownianTree,
+    FractionalIncrements,
+    MarkovFBM,
+    Noise,
+    join,
+    levy_area,
+)
 from scidyn.solvers.cde import (
     ControlPath,
     HermiteCubicPath,
@@ -47,6 +55,7 @@ __all__ = [
     "Controller",
     "Event",
     "EventRecord",
+    "FractionalIncrements",
     "Gustafsson",
     "HermiteCubicPath",
     "JumpSolution",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import types
@@ -16,13 +17,16 @@ from scidyn.errors import SolverWarning
 from scidyn.solvers.arguments import Problem
 from scidyn.solvers.attempt import Bounds, LoopState, Outcome, attempts, steps_per_read
 from scidyn.solvers.field import Field
+from scidyn.solvers.generated import generated_solver
+from scidyn.solvers.loop import Trace
 from scidyn.solvers.packing import Packed
 from scidyn.solvers.precision import UnderAutocast
 
-__all__ = ["stepper"]
+__all__ = ["stepper", "whole_solve"]
 
 # seconds spent in plain steps after which compiling is expected to pay: about what it costs
 PAYS_AFTER = 10.0
+PROGRAM_PAYS_AFTER = 2.0
 LARGEST_CACHE = 64
 # steps in one compiled function: calling it costs more than a small step
 STEPS = 2
@@ -66,6 +70,21 @@ def stepper(
     if entry.function is None:
         entry.function = _compiled(problem)
     return _guarded(entry, problem, plain)
+
+
+def whole_solve(problem: Problem, compile: bool | str) -> Callable[..., Trace] | None:
+    """Give a function that solves in one call of a generated program, or None where that is not possible.
+
+    ``"auto"`` compiles once plain steps of this kind have taken as long as that; before, it uses a program that is
+    compiled already, if looking for it is quick.
+    """
+    if compile is False:
+        return None
+    now = compile is True or _entry(problem).seconds >= PROGRAM_PAYS_AFTER
+    # torch imports this module, which takes seconds, at the first operation on a tensor of another class
+    if not now and "torch.distributed.tensor" not in sys.modules:
+        return None
+    return generated_solver(problem, compile=now)
 
 
 def _entry(problem: Problem) -> _Entry:

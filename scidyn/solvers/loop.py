@@ -16,6 +16,7 @@ from scidyn.solvers.controller import first_step
 from scidyn.solvers.dense import Records, evaluate, locate
 from scidyn.solvers.diagnosis import diagnose
 from scidyn.solvers.status import Status
+from scidyn.solvers.watch import Watch
 
 __all__ = ["Trace", "integrate", "write_start"]
 
@@ -91,6 +92,7 @@ def integrate(
     observe: Observer | None = None,
     compact: bool = False,
     keep_grid: bool = True,
+    watch: Watch | None = None,
 ) -> Trace:
     """Solve with adaptive steps from ``k1``, the rate at the start; nothing is recorded for autograd.
 
@@ -99,8 +101,10 @@ def integrate(
     """
     calls = problem.field.calls
     state, bounds = _begin(problem, k1)
+    if watch is not None:
+        state = watch.begin(state)
     device = problem.y0.device
-    count, lag = steps_per_read(device), 0 if compact else LAG.get(device.type, LAG_ELSEWHERE)
+    count, lag = steps_per_read(device), 0 if compact or watch is not None else LAG.get(device.type, LAG_ELSEWHERE)
     crew = Crew(problem, state, bounds, _output(problem))
     kept = _Kept(crew, keep_states, keep_coef, keep_grid, observe)
     tried, reads, running = 0, 1, bool((state.status == Status.RUNNING.value).any())
@@ -114,6 +118,8 @@ def integrate(
                 block = attempts(count, crew.field, problem.method, problem.controller, crew.bounds, state)
             else:
                 block = try_step(state, crew.bounds)
+            if watch is not None:
+                block, crew.bounds = watch(state, crew.bounds, block)
             waiting.append((block, _Flags(block.flags)))
             state = block.state
         if waiting and (len(waiting) > lag or not running):

@@ -14,8 +14,8 @@ from scidyn.errors import OptionError
 from scidyn.solvers.arguments import check_choices, prepare
 from scidyn.solvers.backends.scipy import gradient_method
 from scidyn.solvers.controller import Controller
-from scidyn.solvers.event_solve import check_events, solve_to_event
 from scidyn.solvers.events import Event
+from scidyn.solvers.interruptions import find_interruptions
 from scidyn.solvers.methods.stepper import Method
 from scidyn.solvers.packing import solve_packed
 from scidyn.solvers.penalties import Regularization
@@ -24,7 +24,7 @@ from scidyn.solvers.predictive import Gustafsson
 from scidyn.solvers.progress import Bar
 from scidyn.solvers.request import Request, solve
 from scidyn.solvers.saving import present
-from scidyn.solvers.segments import solve_with_jumps
+from scidyn.solvers.segments import solve_in_segments
 from scidyn.solvers.solution import Solution
 
 __all__ = ["solve_ode"]
@@ -60,9 +60,9 @@ def solve_ode(
     compile: bool | str = False,
     on_failure: str = "raise",
     progress: Callable[[float], None] | bool | None = None,
-    events: Event | None = None,
-    jump_times: Sequence[float] | None = None,
-    jump: Callable[[Tensor, Any], Any] | None = None,
+    events: Event | Sequence[Event] | None = None,
+    jump_times: Sequence[float] | Tensor | None = None,
+    jump: Callable[..., Any] | None = None,
 ) -> Solution:
     r"""Solve an initial value problem and make its solution differentiable.
 
@@ -139,7 +139,8 @@ def solve_ode(
     checkpoints : int, optional
         Largest number of states that the discrete adjoint keeps, at least 2; the times and sizes of all steps are
         kept besides. Steps between them are taken again in the backward sweep, which gives the same
-        gradient. Left out, the state at every step is kept. Explicit Runge–Kutta methods only.
+        gradient. Left out, the state at every step is kept. Explicit Runge–Kutta methods only. Events and jumps
+        divide the solve into segments, each with that many states.
     regularize : LocalError, Stiffness, a sum of them, or callable, optional
         Measure how hard the steps were: ``Solution.reg`` holds the error and stiffness estimates of every step
         and their differentiable ``value`` to add to a loss. A callable makes the value of a
@@ -166,24 +167,31 @@ def solve_ode(
         parameters of a module, and every tensor met in one watched call of ``f`` at the start, closed-over
         and computed ones included. Give them if a branch not taken at the start uses others.
     compile : bool or str
-        True compiles the adaptive step with :func:`torch.compile`: several times faster, after a first
-        call of about half a minute. ``"auto"`` compiles once steps of this kind have taken as long as compiling
-        would. False (default) never: rounding then does not depend on what ran before, as resuming a
-        training bit by bit requires. If compiling fails there is a warning and the solve goes on without.
+        True compiles. On a CPU the whole solve becomes one C++ program if the method is explicit Runge–Kutta or
+        ``"rodas5p"`` and ``f`` is a moderate number of operations on single samples: a few seconds the first
+        time, kept on disk, and tens to hundreds of times faster. Everything else compiles the adaptive step with
+        :func:`torch.compile`: several times faster, after about half a minute. ``"auto"`` compiles once steps of
+        this kind have taken as long as compiling would. False (default) never: rounding then does not depend on
+        what ran before, as resuming a training bit by bit requires. If compiling fails there is a warning and
+        the solve goes on without.
     on_failure : str
         If a sample does not arrive: ``"raise"``, ``"warn"``, or ``"return"`` silently. Its unreached rows
         are NaN and have no gradient; see ``Solution.status``.
     progress : bool or callable, optional
         Called with the fraction of the span that the slowest sample has covered; True shows a bar.
-    events : Event, optional
-        Where a sample stops: see :class:`scidyn.solvers.Event`. Needs ``stepping="per_sample"``. The status
-        becomes EVENT, rows after the event are NaN, and ``Solution.events`` holds its differentiable time
-        and state.
-    jump_times : sequence of float, optional
+    events : Event or sequence of Event, optional
+        Surfaces at which a sample stops, jumps or is recorded: see :class:`scidyn.solvers.Event`. Each sample
+        meets them at times of its own, so a batch of more than one needs ``stepping="per_sample"``; fixed steps
+        have none. A sample ended by an event has the status EVENT and NaN in the rows behind it.
+        ``Solution.events`` holds the differentiable times and states. Of events at the same time all are
+        recorded and the first in the sequence acts.
+    jump_times : sequence of float or Tensor, shape (J,) or (batch, J), optional
         Times at which ``f`` or the state jumps, in units of ``t``: a step ends at each and the next starts
-        afresh. Needs ``t`` of shape (time,). A time equal to a jump reports the state after it.
+        afresh. Rows of their own, padded with NaN, need ``stepping="per_sample"``. A tensor receives gradients.
+        A reported time equal to a jump shows the state after it.
     jump : callable, optional
-        ``jump(t, y)`` gives the state after the jump at ``t``, of the shape or structure of ``y0``: a dose, a reset.
+        ``jump(t, y)``, or ``jump(t, y, args)`` if it takes three arguments, gives the states after the jump at
+        ``t``, of the shape or structure of ``y``: a dose, a reset.
 
     Returns
     -------
@@ -195,11 +203,11 @@ def solve_ode(
     scidyn.errors.OptionError
         If an option is unknown, out of range, or does not go with another.
     scidyn.errors.ShapeError
-        If ``y0``, ``t``, ``atol`` or what ``f`` returns has a wrong shape, dtype or device.
+        If ``y0``, ``t``, ``atol`` or what ``f``, an event or a jump returns has a wrong shape, dtype or device.
     scidyn.errors.NonFiniteError
-        If ``y0`` or ``t`` holds NaN or infinity.
+        If ``y0`` or ``t`` holds NaN or infinity, or an event or a jump returns it.
     scidyn.errors.TimeGridError
-        If the times are not sorted.
+        If the times are not sorted, or a jump is outside of them.
     scidyn.errors.SolverError
         If a sample fails and ``on_failure="raise"``; its ``solution`` holds what was computed.
 
@@ -265,9 +273,9 @@ def _solve(
     dense: bool,
     save: str | None,
     progress: Callable[[float], None] | None,
-    events: Event | None,
-    jump_times: Sequence[float] | None,
-    jump: Callable[[Tensor, Tensor], Tensor] | None,
+    events: Event | Sequence[Event] | None,
+    jump_times: Sequence[float] | Tensor | None,
+    jump: Callable[..., Tensor] | None,
     adjoint: str | None,
     params: Sequence[Tensor] | None,
     compile: bool | str,
@@ -279,22 +287,6 @@ def _solve(
     gradient: dict[str, Any] = {"adjoint": adjoint, "params": params, "compile": compile, "on_failure": on_failure}
     gradient["compact"] = compact
     setup["save"] = save
-    interrupted = events is not None or jump_times is not None
-    if interrupted and (
-        checkpoints is not None or regularize is not None or adjoint not in ("auto", "discrete", "direct", None)
-    ):
-        raise OptionError(
-            "events and jump_times take adjoint='discrete', 'direct' or None, without checkpoints and regularize."
-        )
-    if interrupted and save == "steps":
-        raise OptionError("save='steps' does not go with events and jump_times: use save=None or 'step_to'.")
-    if jump_times is not None or jump is not None:
-        if jump_times is None or events is not None or backend != "native":
-            raise OptionError("jump needs jump_times, with backend='native' and without events: pass jump_times alone.")
-        return solve_with_jumps(solve_ode, f, y0, t, jump_times, jump, setup | gradient | {"dense": dense})
-    if events is not None:
-        check_events(events, backend, setup["stepping"], dense)
-        return solve_to_event(solve_ode, events, f, y0, t, setup.pop("args"), setup, gradient)
     foreign = str(setup["method"]) if backend == "scipy" else None
     if foreign is not None:
         setup |= {"method": gradient_method(foreign), "stepping": setup["stepping"] or "per_sample"}
@@ -311,4 +303,9 @@ def _solve(
         **gradient,
         save=save,
     )
-    return solve(problem, request)
+    plan = find_interruptions(problem, backend, events, jump_times, jump)
+    if plan is None:
+        return solve(problem, request)
+    if compact or save == "steps":
+        raise OptionError("compact=True or save='steps' does not go with events and jump_times: leave one of them out.")
+    return solve_in_segments(problem, request, plan)

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from scidyn._check.tensors import finite, floating
 from scidyn.errors import OptionError, ShapeError, SolverError
+from scidyn.solvers.events import EventRecord
 from scidyn.solvers.precision import same_precision
 from scidyn.solvers.solution import Solution
 from scidyn.solvers.split import SplitField
+from scidyn.solvers.surfaces import takes_args
 
 __all__ = ["Layout", "Packed", "pack_state", "solve_packed"]
 
@@ -160,21 +162,30 @@ def _unpacked(solution: Solution, layout: Layout) -> Solution:
     """Bring states into the structure."""
     changes: dict[str, Any] = {"y": layout.unpack(solution.y)}
     if solution.events is not None:
-        changes["events"] = solution.events._replace(y=layout.unpack(solution.events.y))
+        records = solution.events
+        alone = isinstance(records, EventRecord)
+        shown = tuple(_unpacked_record(r, layout) for r in ((records,) if alone else records))
+        changes["events"] = shown[0] if alone else shown
     rows = solution._interpolant
     if rows is not None:
         changes["_interpolant"] = lambda t: layout.unpack(rows(t))
     return dataclasses.replace(solution, **changes)
 
 
+def _unpacked_record(record: EventRecord, layout: Layout) -> EventRecord:
+    """Bring the states of an event into the structure."""
+    return dataclasses.replace(record, before=layout.unpack(record.before), after=layout.unpack(record.after))
+
+
 def _on_rows(function: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
     """Let a function of ``(t, y)`` see the structure; a result of that structure is packed again."""
 
-    def on_rows(t: Tensor, y: Tensor) -> Any:
-        value = function(t, layout.unpack(y))
+    def packed(value: Any) -> Any:
         return value if isinstance(value, Tensor) else layout.pack(value, "the state after the jump")
 
-    return on_rows
+    if takes_args(function):
+        return lambda t, y, args: packed(function(t, layout.unpack(y), args))
+    return lambda t, y: packed(function(t, layout.unpack(y)))
 
 
 def _event(event: Any, layout: Layout) -> Any:

@@ -28,7 +28,7 @@ from scidyn.solvers.arguments import Problem
 from scidyn.solvers.attempt import Bounds, LoopState, Outcome
 from scidyn.solvers.backends import torchdiffeq
 from scidyn.solvers.backends.scipy import integrate_scipy
-from scidyn.solvers.compiling import stepper
+from scidyn.solvers.compiling import stepper, whole_solve
 from scidyn.solvers.dense import Records, evaluate, locate
 from scidyn.solvers.failure import report
 from scidyn.solvers.fixed_steps import integrate_fixed
@@ -39,8 +39,11 @@ from scidyn.solvers.penalties import Regularization
 from scidyn.solvers.saving import at_steps
 from scidyn.solvers.solution import Solution, Stats
 from scidyn.solvers.status import Status
+from scidyn.solvers.watch import Watch
 
-__all__ = ["Request", "make_solution", "solve"]
+__all__ = ["Request", "check", "differentiable", "make_solution", "march", "solve", "start_rows"]
+
+STATUSES = {status.value: status for status in Status}
 
 
 # graphs that hold more are dropped, and the steps taken again
@@ -70,7 +73,7 @@ class Request(NamedTuple):
 
 def solve(problem: Problem, request: Request) -> Solution:
     """Solve ``problem`` as requested."""
-    _check(problem, request)
+    check(problem, request)
     plain, adjoint = problem, request.adjoint
     if adjoint == "reversible":
         problem = problem._replace(method=reversible(problem.method))
@@ -78,21 +81,22 @@ def solve(problem: Problem, request: Request) -> Solution:
         watched = _solve_chained(problem, problem.method, request)
         if watched is not None:
             return watched
+    whole = _in_one_call(problem, request)
     with torch.no_grad():
-        k1 = problem.field.probe(problem.start, problem.y0.detach())
+        k1 = problem.y0 if whole is not None else problem.field.probe(problem.start, problem.y0.detach())
     inputs = _inputs(problem, request.params) if adjoint is not None and torch.is_grad_enabled() else None
     if request.backend == "torchdiffeq":
         trace = _with_torchdiffeq(problem, adjoint, inputs)
         return report(make_solution(problem, trace, trace.y), trace.last_size, request.on_failure)
     recorder = _recorder(problem, request, inputs)
     stepped = problem if recorder is None else problem._replace(method=recorder)
-    trace, marks = _integrate(stepped, k1, request, differentiate=inputs is not None)
+    trace, marks = march(stepped, k1, request, whole, differentiate=inputs is not None)
     if request.save == "steps":
         problem, trace = at_steps(problem, trace)
     nodes = request.regularize is not None and len(trace.size) > 0
-    whole, longer = with_nodes(problem, trace) if nodes else (problem, trace)
+    extended, longer = with_nodes(problem, trace) if nodes else (problem, trace)
     kept_bytes = 0 if recorder is None else recorder.graphs.bytes
-    y = longer.y if inputs is None else _differentiable(whole, longer, inputs, adjoint, marks, recorder)
+    y = longer.y if inputs is None else differentiable(extended, longer, inputs, adjoint, marks, recorder)
     y, states = y[:, : trace.y.shape[1]], y[:, trace.y.shape[1] :].transpose(0, 1) if nodes else trace.states
     if adjoint is None and request.regularize is None and request.save != "steps" and not request.dense:
         # the grid of steps was not kept: nothing needs it, and it may be large
@@ -126,7 +130,7 @@ def _solve_chained(problem: Problem, method: ExplicitRK, request: Request) -> So
 
     If the graphs grow too large or a sample fails, the gradient is that of the discrete adjoint.
     """
-    y0, bare = _start(problem), problem._replace(y0=problem.y0.detach(), times=problem.times.detach())
+    y0, bare = start_rows(problem), problem._replace(y0=problem.y0.detach(), times=problem.times.detach())
     with torch.no_grad():
         problem.field.probe(bare.start, bare.y0)
     k1 = problem.field(bare.start, y0)
@@ -144,7 +148,7 @@ def _solve_chained(problem: Problem, method: ExplicitRK, request: Request) -> So
     return _finish(problem, problem, trace, y, request, chain.bytes)
 
 
-def _check(problem: Problem, request: Request) -> None:
+def check(problem: Problem, request: Request) -> None:
     """Refuse what the method, the adjoint and the backend cannot do together."""
     native = request.backend == "native"
     if request.regularize is not None:
@@ -178,8 +182,22 @@ def _recorder(problem: Problem, request: Request, inputs: Sequence[Tensor] | Non
     return Recorder(problem.method.tableau, Graphs(GRAPH_BYTES))
 
 
-def _integrate(
-    problem: Problem, k1: Tensor, request: Request, *, differentiate: bool
+def _in_one_call(problem: Problem, request: Request) -> Callable[..., Trace] | None:
+    """Give a function that solves without returning to the host's loop, if this request needs nothing in between."""
+    plain = request.backend == "native" and request.foreign is None and request.checkpoints is None
+    if not plain or request.progress is not None or request.adjoint == "reversible":
+        return None
+    return whole_solve(problem, request.compile)
+
+
+def march(
+    problem: Problem,
+    k1: Tensor,
+    request: Request,
+    whole: Callable[..., Trace] | None = None,
+    *,
+    differentiate: bool,
+    watch: Watch | None = None,
 ) -> tuple[Trace, Marks | Checkpoints | None]:
     """Step to the end, keeping what the adjoint needs."""
     along = differentiate and request.adjoint == "interpolating"
@@ -194,6 +212,8 @@ def _integrate(
         trace = integrate_scipy(problem, request.foreign, keep_states=keep, keep_coef=coef, progress=request.progress)
     elif problem.stepping == "fixed":
         trace = integrate_fixed(problem, k1, keep_states=keep, keep_coef=coef, progress=request.progress, observe=marks)
+    elif whole is not None:
+        trace = whole(keep_states=keep, keep_coef=coef)
     else:
         trace = integrate(
             problem,
@@ -204,7 +224,8 @@ def _integrate(
             progress=request.progress,
             observe=marks,
             compact=request.compact,
-            keep_grid=request.adjoint is not None or keep,
+            keep_grid=request.adjoint is not None or keep or watch is not None,
+            watch=watch,
         )
     return trace, marks
 
@@ -220,7 +241,7 @@ def _try_step(problem: Problem, compile: bool | str) -> Callable[[LoopState, Bou
 def _with_torchdiffeq(problem: Problem, adjoint: str | None, inputs: Sequence[Tensor] | None) -> Trace:
     """Solve with the other package; gradients with respect to times are attached here."""
     with torch.set_grad_enabled(inputs is not None):
-        trace = torchdiffeq.solve(problem, _start(problem), adjoint, inputs or ())
+        trace = torchdiffeq.solve(problem, start_rows(problem), adjoint, inputs or ())
     if inputs is None or not problem.times.requires_grad:
         return trace
     return trace._replace(y=move_outputs(problem.field, problem.times, trace.y, problem.y0))
@@ -233,16 +254,16 @@ def _inputs(problem: Problem, params: Sequence[Tensor] | None) -> tuple[Tensor, 
     return found if needed else None
 
 
-def _differentiable(
+def differentiable(
     problem: Problem,
     trace: Trace,
     inputs: Sequence[Tensor],
     adjoint: str | None,
     marks: Marks | Checkpoints | None,
-    recorder: Recorder | None,
+    recorder: Recorder | None = None,
 ) -> Tensor:
     """Attach the gradient to the solution; times not reached hold NaN without one."""
-    y0, times = _start(problem), problem.times
+    y0, times = start_rows(problem), problem.times
     sweep = None if recorder is None else recorder.graphs.sweep(trace.times[-1], len(trace.size))
     if adjoint in ("auto", "discrete"):
         y = attach(problem, trace, y0, inputs, marks if isinstance(marks, Checkpoints) else None, sweep)
@@ -257,7 +278,7 @@ def _differentiable(
     return move_outputs(problem.field, times, y, problem.y0) if times.requires_grad else y
 
 
-def _start(problem: Problem) -> Tensor:
+def start_rows(problem: Problem) -> Tensor:
     """Initial rows; they move against the field with the first time if that needs a gradient."""
     start = problem.start
     if not (start.requires_grad and torch.is_grad_enabled()):
@@ -269,7 +290,7 @@ def make_solution(problem: Problem, trace: Trace, y: Tensor, graph_bytes: int = 
     """Bring the trace into the caller's shapes and direction of time."""
     batch, count = y.shape[:2]
     final, sign = trace.final, problem.field.sign
-    found = tuple(Status(code) for code in final.status.tolist())
+    found = tuple(map(STATUSES.__getitem__, final.status.tolist()))
     status = found if len(found) == batch else found * batch
     stats = Stats(
         n_accepted=final.accepted.expand(batch),

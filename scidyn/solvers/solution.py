@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from scidyn.errors import OptionError, ShapeError, TimeGridError
-from scidyn.solvers.events import EventRecord
 from scidyn.solvers.status import Status
 
 if TYPE_CHECKING:
@@ -72,8 +71,8 @@ class Solution:
         One per sample.
     stats : Stats
         Steps, rejections, evaluations and host reads.
-    events : EventRecord or None
-        Time (batch,) and state (batch, *state) of each sample's event, NaN without one.
+    events : EventRecord, tuple of EventRecord, or None
+        Crossings of the event that was given; one record for each if a sequence was.
     reg : Regularization or None
         With ``regularize=``: ``value`` to add to a loss, and ``error``, ``stiffness``, ``t``, ``h`` per step.
     valid : Tensor of bool or None
@@ -95,7 +94,7 @@ class Solution:
     status: tuple[Status, ...]
     stats: Stats
     _interpolant: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
-    events: EventRecord | None = None
+    events: Any = None
     reg: Regularization | None = field(default=None, repr=False)
     _local: Callable[[str, str, str, torch.Generator], Tensor] | None = field(default=None, repr=False)
     valid: Tensor | None = field(default=None, repr=False)
@@ -190,7 +189,7 @@ class Solution:
         ------
         scidyn.errors.OptionError
             If the method has no such estimate, an option is unknown, or the solve kept no grid of steps
-            (another backend, events, jumps).
+            (another backend; events or jumps with another adjoint than ``"discrete"``).
 
         Examples
         --------
@@ -208,8 +207,8 @@ class Solution:
         """
         if self._local is None:
             raise OptionError(
-                "this Solution kept no grid of steps: use backend='native' with an adjoint or dense=True, no events "
-                "and no jumps."
+                "this Solution kept no grid of steps: use backend='native' with an adjoint or dense=True; with events "
+                "or jumps adjoint='discrete'."
             )
         return self._local(kind, when, step, generator)
 

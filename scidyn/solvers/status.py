@@ -78,6 +78,12 @@ class Status(enum.IntEnum):
         "or solve with method='kvaerno5' and the default linear algebra",
     )
 
+    EVENT_STUCK = (
+        12,
+        "a jump left the state on the surface of its event, where it does not move away",
+        "let the jump leave the surface, or end there with terminal=True or max_count",
+    )
+
     sentence: str
     cure: str
 

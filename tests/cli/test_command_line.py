@@ -186,6 +186,7 @@ run()
 """
 
 
+@pytest.mark.timeout(300)  # two processes import torch
 def test_a_fit_that_is_told_to_end_goes_on(pelts, tmp_path):
     """SIGTERM: the step is finished, a checkpoint kept, the exit code is 75; the same command does the next step."""
     from scidyn.training.checkpoint import read_checkpoint
@@ -197,7 +198,7 @@ def test_a_fit_that_is_told_to_end_goes_on(pelts, tmp_path):
             [sys.executable, "-c", SMALL, *words],
             cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        assert started.stdout.readline() == "begun\n"
+        assert started.stdout.readline() == "begun\n", started.communicate()[1]
         started.send_signal((signal.SIGTERM, signal.SIGUSR1)[step - 1])
         _, err = started.communicate(timeout=60)
         assert started.returncode == 75, err

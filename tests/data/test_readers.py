@@ -496,6 +496,14 @@ def test_excel_traps(tmp_path):
     (tmp_path / "cut").write_bytes(path.read_bytes()[:-900])
     with pytest.raises(ArtifactError, match="truncated or damaged"):
         scidyn.open(tmp_path / "cut")
+    path, _ = workbook(tmp_path / "serial", [["date", "dye (mg/L)"], [45350, 1.5], [45351, 2]])
+    with pytest.raises(UnitsError, match="units are missing for 'date'"):  # days since when, nobody has said
+        scidyn.open(path)
+    path, book = workbook(tmp_path / "far", [["time (h)", "dye (mg/L)"], [0, 1.5], [1, 2]])
+    book.active.cell(1_048_576, 12, 1.0)
+    book.save(path)
+    with pytest.raises(DataError, match="more than 10000000 cells; save it as CSV or Parquet"):
+        scidyn.open(path)
 
 
 def test_parquet(tmp_path):

@@ -145,3 +145,14 @@ def test_no_state_variable():
     ds = scidyn.datasets.load("lynx_hare")[[]]
     with pytest.raises(DataError, match="no measured variable"):
         state_variables(ds)
+
+
+@pytest.mark.parametrize("where", [2**53 + 1, -(2**60), 2**63 - 1])
+def test_whole_numbers_that_float64_cannot_tell_apart(where):
+    t = np.array(sorted([0, where]))
+    with pytest.raises(TimeGridError, match=r"time holds -?\d+, beyond the whole numbers"):
+        from_arrays([1.0, 2.0], t, units=["m"], time_units="s")
+    ds = xr.Dataset({"a": ("time", [1.0, 2.0], {"units": "m"})}, {"time": ("time", t, {"units": "s"})})
+    with pytest.raises(TimeGridError, match="beyond the whole numbers"):
+        validate(ds)
+    assert from_arrays([1.0, 2.0], [0, 2**53], units=["m"], time_units="s")["time"].values[1] == 2.0**53

@@ -75,7 +75,8 @@ def lacking(config) -> list[str]:
 
 
 def _whole(config) -> bool:
-    chosen = config.option.keyword or config.option.markexpr not in ("", "not slow") or config.option.lf
+    option = config.option
+    chosen = option.keyword or option.markexpr not in ("", "not slow") or getattr(option, "lf", False)
     places = {str(arg).rstrip("/").rsplit("/", 1)[-1] for arg in config.args}
     return not chosen and bool(places & {"tests", "faults"})
 

@@ -102,7 +102,7 @@ def test_f25_processes_and_threads(tmp_path):
     for _ in range(count(6, 100)):  # workers that come and go leave no descriptor behind
         with fault():
             assert in_child(lambda: batches(store)) == ("ok", expected)
-            assert len(os.listdir("/proc/self/fd")) == before
+            assert len(os.listdir("/proc/self/fd")) <= before  # pools and loaders of above may close theirs late
     if NIGHTLY:
         with fault():
             spawned = multiprocessing.get_context("spawn").Process(target=fits.batches_to, args=(store, out))

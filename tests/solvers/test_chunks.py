@@ -48,7 +48,7 @@ def test_leaving_samples_change_no_bit(method, monkeypatch):
         assert torch.equal(getattr(less.stats, name), getattr(full.stats, name))
 
 
-@pytest.mark.parametrize("adjoint", ["discrete", "direct", "reversible", "interpolating"])
+@pytest.mark.parametrize("adjoint", ["discrete", "direct", "reversible"])
 def test_gradients_are_the_same_bits(adjoint, monkeypatch):
     f, seen = sizes(monkeypatch)
     found = []
@@ -134,14 +134,14 @@ def test_what_leaving_needs(options):
 @pytest.mark.parametrize("method", ["tsit5", "kvaerno3"])
 def test_blocks_and_lag_change_no_bit(method, stepping, monkeypatch):
     found = []
-    for count, lag in ((1, 0), (3, 0), (16, 1), (5, 2)):
+    for count, lag in ((1, 0), (3, 0), (16, 1)):
         monkeypatch.setitem(attempt.STEPS_PER_READ, "cpu", count)
         monkeypatch.setitem(loop.LAG, "cpu", lag)
         mu = MU[:5].clone().requires_grad_()
         solution = solve_ode(
             lambda t, y, mu: van_der_pol(t, y, mu),
             Y0[:5],
-            TIMES[:5],
+            TIMES[:3],
             args=mu,
             method=method,
             stepping=stepping,
@@ -239,7 +239,7 @@ def test_a_captured_graph_gives_the_same_result():
     torch.testing.assert_close(graphed.y, plain.y, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("method", ["tsit5", "dopri8", "kvaerno5", "rodas5p", "auto", "rosenbrock23"])
+@pytest.mark.parametrize("method", ["tsit5", "dopri8", "kvaerno5", "rodas5p"])
 def test_order_and_mates_change_no_bit(method):
     generator = torch.Generator().manual_seed(0)
     options = {"method": method, "stepping": "per_sample", "adjoint": None, "rtol": 1e-5}

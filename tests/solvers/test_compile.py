@@ -9,6 +9,12 @@ from scidyn.solvers import compiling, solve_ode
 F64 = torch.float64
 
 
+@pytest.fixture(autouse=True)
+def no_generated_program(monkeypatch):
+    """What is compiled here is the step."""
+    monkeypatch.setattr(compiling, "generated_solver", lambda problem, compile: None)
+
+
 def test_compiled_equals_plain_and_new_times_tolerances_and_bounds_compile_nothing():
     y0 = torch.tensor([[0.3], [1.2]], dtype=F64)
     rate = torch.tensor(0.8, dtype=F64, requires_grad=True)

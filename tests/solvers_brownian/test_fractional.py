@@ -84,6 +84,18 @@ def test_weights_are_differentiable_in_the_hurst_index():
     assert slope.item() == pytest.approx(((ahead - behind) / (2 * step)).item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["I", "II"])
+def test_weights_are_differentiable_twice_in_the_hurst_index(kind):
+    def slope(value):
+        h = torch.tensor(value, dtype=torch.float64, requires_grad=True)
+        return torch.autograd.grad((MarkovFBM(h, 1.0, 5, kind=kind).omega ** 2).sum(), h, create_graph=True)[0], h
+
+    first, h = slope(0.35)
+    (second,) = torch.autograd.grad(first, h)
+    difference = (slope(0.35 + 1e-4)[0] - slope(0.35 - 1e-4)[0]) / 2e-4
+    assert second.item() == pytest.approx(difference.item(), rel=1e-3)
+
+
 def test_bad_input_is_named():
     for options, words in (
         ({"hurst": 1.0}, "hurst"),

@@ -129,6 +129,35 @@ def test_ragged_rows_do_what_each_would_alone():
         assert torch.allclose(batch.y[row, :length], alone.y[0], rtol=1e-12)
 
 
+@pytest.mark.parametrize("make", [LinearPath, RectilinearPath])
+def test_adaptive_steps_end_at_the_kinks_of_a_path(make):
+    t, x = wiggle(knots=9)
+    X = make(x, t)
+    seen = []
+
+    def field_seen(time, z):
+        seen.append(time.item())
+        return torch.stack([0 * z, z], -1)
+
+    z = solve_cde(field_seen, X, torch.ones(3, 1, dtype=F64), route="ode", rtol=1e-9, atol=1e-11, adjoint=None)
+    assert torch.allclose(z.y[:, -1, 0], torch.exp(x[:, -1, 1] - x[:, 0, 1]), rtol=1e-8)
+    assert int(z.stats.n_rejected.max()) <= 2 * len(X.knots)
+    for knot in X.knots[1:-1].tolist():
+        assert min(abs(s - knot) for s in seen) < 1e-12
+
+
+def test_the_gradient_can_be_differentiated_again():
+    t, x = wiggle(knots=9)
+    found = []
+    for adjoint in ("direct", "discrete"):
+        weight, z0 = torch.tensor(0.7, dtype=F64, requires_grad=True), torch.ones(3, 2, dtype=F64, requires_grad=True)
+        y = solve_cde(lambda t, z, w=weight: w * field(t, z), LinearPath(x, t), z0, adjoint=adjoint).y
+        first = torch.autograd.grad((y**2).sum(), [weight, z0], create_graph=True)
+        found.append(torch.autograd.grad(sum((g**2).sum() for g in first), [weight, z0]))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
 def test_gradients_agree_and_reach_field_start_and_data():
     t, x = wiggle(knots=17)
     found = []

@@ -88,6 +88,22 @@ def test_discrete_gradient_is_that_of_the_steps():
         assert all(torch.allclose(a, b, rtol=1e-10, atol=0) for a, b in zip(*found, strict=True))
 
 
+def test_gradient_can_be_differentiated_again():
+    found = []
+    for adjoint in ("direct", "discrete"):
+        stiffness, x0 = (
+            torch.tensor(2.0, dtype=F64, requires_grad=True),
+            torch.ones(3, 1, dtype=F64, requires_grad=True),
+        )
+        path = solve_langevin(
+            lambda x, k=stiffness: k * torch.sin(x), x0, None, [0.0, 1.0], dt=0.1, seed=0, adjoint=adjoint
+        )
+        first = torch.autograd.grad((path.x**2).sum(), [x0, stiffness], create_graph=True)
+        found.append(torch.autograd.grad(sum((g**2).sum() for g in first), [x0, stiffness]))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "words"),
     [

@@ -140,26 +140,27 @@ def test_names_and_the_global_generator():
 
 
 def test_torchcde_introduction():
+    torch.manual_seed(0)
     batch, length, channels, hidden = 1, 10, 2, 3
-    t = torch.linspace(0, 1, length)
-    x = torch.cat([t.view(1, -1, 1), torch.rand(batch, length, channels - 1)], dim=2)
+    t = torch.linspace(0, 1, length, dtype=torch.float64)
+    x = torch.cat([t.view(1, -1, 1), torch.rand(batch, length, channels - 1, dtype=torch.float64)], dim=2)
     X = CubicSpline(hermite_cubic_coefficients_with_backward_differences(x))
 
     class F(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.linear = torch.nn.Linear(hidden, hidden * channels)
+            self.linear = torch.nn.Linear(hidden, hidden * channels, dtype=torch.float64)
 
         def forward(self, t, z):
             return self.linear(z).view(batch, hidden, channels)
 
-    func, z0 = F(), torch.rand(batch, hidden)
-    z = cdeint(X=X, func=func, z0=z0, t=X.interval, rtol=2e-5, atol=1e-6)
+    func, z0 = F(), torch.rand(batch, hidden, dtype=torch.float64)
+    z = cdeint(X=X, func=func, z0=z0, t=X.interval, rtol=1e-8, atol=1e-8)
     assert z.shape == (1, 2, 3)
     z[:, -1].sum().backward()
     assert func.linear.weight.grad.abs().sum() > 0
-    rough = cdeint(X=X, func=func, z0=z0, t=X.interval, method="rk4", options={"step_size": 0.05})
-    assert torch.allclose(rough, z, rtol=1e-3, atol=1e-3)
+    rough = cdeint(X=X, func=func, z0=z0, t=X.interval, method="rk4", options={"step_size": 1 / 36})
+    assert torch.allclose(rough, z, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(

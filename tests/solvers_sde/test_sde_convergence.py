@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from scidyn.solvers import BrownianIncrements, Noise, solve_sde
+from scidyn.solvers.sde.methods import SDE_METHODS
 
 F64 = torch.float64
 MU, SIGMA = 0.5, 0.5
@@ -23,6 +24,10 @@ class Given:
 
     def block(self, start, stop):
         return Noise(self.W.unsqueeze(0), self.H.unsqueeze(0))
+
+
+def still(t, y):
+    return torch.zeros_like(y)
 
 
 def slope(steps, errors):
@@ -169,6 +174,64 @@ def test_weak_order_on_the_moments_of_geometric_brownian_motion(method, order, s
     last = math.log2(errors[-2] / errors[-1])
     first = math.log2(errors[-3] / errors[-2])
     assert 2 * last - first == pytest.approx(order, abs=0.1)
+
+
+WEAK = [
+    (name, calculus)
+    for name, method in SDE_METHODS.items()
+    if "diagonal" in method.about.noise and name != "reversible_heun"  # whose steps are not alike
+    for calculus in sorted(method.about.calculus)
+]
+
+
+@pytest.mark.parametrize(("method", "calculus"), WEAK)
+def test_weak_order_of_every_method_by_quadrature_over_its_noise(method, calculus):
+    # a step of a linear equation multiplies the state; the moments of the factor follow by Gauss–Hermite quadrature
+    mu, sigma, steps = 0.7, 0.5, (16, 32, 64)
+    nodes, weights = (torch.tensor(x, dtype=F64) for x in np.polynomial.hermite_e.hermegauss(12))
+    weights = torch.outer(weights, weights).flatten() / weights.sum() ** 2
+    W, H = (x.reshape(-1, 1) for x in torch.meshgrid(nodes, nodes, indexing="ij"))
+    factors = []
+    for n in steps:
+        given = Given([0.0, 1 / n], W / n**0.5, H / (12 * n) ** 0.5)
+        y = solve_sde(
+            lambda t, y: mu * y,
+            lambda t, y: sigma * y,
+            torch.ones_like(W),
+            [0.0, 1 / n],
+            calculus=calculus,
+            method=method,
+            bm=given,
+            adjoint=None,
+        ).y[:, -1, 0]
+        factors.append(y)
+    growth = mu - sigma**2 / 2 if calculus == "ito" else mu
+    for power in (1, 2):
+        exact = math.exp(power * growth + power**2 * sigma**2 / 2)
+        errors = [abs((weights * y**power).sum().item() ** n - exact) for y, n in zip(factors, steps, strict=True)]
+        found = 2 * math.log2(errors[1] / errors[2]) - math.log2(errors[0] / errors[1])
+        assert found == pytest.approx(SDE_METHODS[method].about.weak, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "method", ["heun", "euler_heun", "midpoint", "spark", "general_shark", "reversible_heun", "milstein"]
+)
+def test_strong_order_in_stratonovich_sense_for_noise_that_does_not_commute(method):
+    def diffusion(t, y):
+        zero, one = torch.zeros_like(y[:, 0]), torch.ones_like(y[:, 0])
+        rows = [(one, zero), (zero, torch.cos(y[:, 0])), (torch.sin(y[:, 1]), y[:, 0])]
+        return torch.stack([torch.stack(row, -1) for row in rows], 1)
+
+    y0 = torch.zeros(1000, 3, dtype=F64)
+    path = BrownianIncrements(torch.linspace(0, 1, 257, dtype=F64), (1000, 2), seed=0, levels="WH", dtype=F64)
+    path = path.with_area()
+    kind = {"noise": "general", "calculus": "stratonovich", "adjoint": None}
+    target = solve_sde(still, diffusion, y0, [0.0, 1.0], bm=path, method="milstein", **kind)
+    errors = []
+    for n in (8, 16, 32):
+        y = solve_sde(still, diffusion, y0, [0.0, 1.0], bm=path.coarsen(256 // n), method=method, **kind)
+        errors.append(rms(y.y[:, -1] - target.y[:, -1]))
+    assert slope((8, 16, 32), errors) == pytest.approx(1.0 if method == "milstein" else 0.5, abs=0.1)
 
 
 @pytest.mark.parametrize("method", ["shark", "sra1"])

@@ -156,16 +156,6 @@ def test_adaptive_solve_is_differentiated_on_its_own_steps():
     assert apart(found, exact) <= 1e-10
 
 
-def test_discrete_gradient_refuses_a_second_derivative():
-    y0 = torch.ones(1, 1, dtype=F64, requires_grad=True)
-    y = solve_sde(lambda t, y: -(y**3), lambda t, y: y, y0, [0.0, 1.0], dt=0.1, seed=0).y
-    with pytest.raises(OptionError, match="direct"):
-        torch.autograd.grad(y.sum(), y0, create_graph=True)
-    y = solve_sde(lambda t, y: -(y**3), lambda t, y: y, y0, [0.0, 1.0], dt=0.1, seed=0, adjoint="direct").y
-    (g,) = torch.autograd.grad(y.sum(), y0, create_graph=True)
-    assert torch.autograd.grad(g.sum(), y0)[0].isfinite().all()
-
-
 def test_reversible_gradient_needs_its_method():
     with pytest.raises(OptionError, match="reversible_heun"):
         solve_sde(lambda t, y: y, lambda t, y: y, torch.ones(1, 1), [0.0, 1.0], dt=0.1, seed=0, adjoint="reversible")

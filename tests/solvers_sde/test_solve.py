@@ -163,6 +163,55 @@ def test_path_divergence_of_ornstein_uhlenbeck_processes(noise):
         assert solution.logqp[:, column].mean().item() == pytest.approx(exact, rel=0.03)
 
 
+@pytest.mark.parametrize("stepping", ["shared", "per_sample"])
+def test_path_divergence_of_ornstein_uhlenbeck_processes_with_adaptive_steps(stepping):
+    # as above with y0 = 0.8 in one dimension; the divergence is held to the tolerance like the state
+    a, b, s, rows = 1.0, 0.3, 0.5, 4000
+    solution = solve_sde(
+        lambda t, y: -a * y,
+        lambda t, y: torch.full_like(y, s),
+        torch.full((rows, 1), 0.8, dtype=F64),
+        [0.0, 0.4, 1.0],
+        noise="additive",
+        method="sra1",
+        prior_drift=lambda t, y: -b * y,
+        adaptive=True,
+        stepping=stepping,
+        rtol=1e-2,
+        atol=1e-2,
+        dt_min=1e-2,
+        seed=0,
+        adjoint=None,
+    )
+    assert solution.logqp.shape == (rows, 2)
+    e = (1 - math.exp(-2 * a)) / (2 * a)
+    exact = (a - b) ** 2 / (2 * s * s) * (0.64 * e + s * s / (2 * a) * (1 - e))
+    found = solution.logqp.sum(1)
+    assert found.mean().item() == pytest.approx(exact, abs=4 * found.std().item() / rows**0.5 + 0.01 * exact)
+
+
+def test_correlated_noise_drives_correlated_components():
+    rho = torch.tensor([[1.0, -0.6], [-0.6, 1.0]], dtype=F64)
+    rows, options = 20_000, {"correlation": rho, "dtype": F64}
+    for path in (
+        BrownianIncrements([0.0, 0.5, 1.0], (rows, 2), seed=0, **options),
+        BrownianTree(0.0, 1.0, (rows, 2), seed=0, levels="W", **options),
+    ):
+        y = solve_sde(
+            lambda t, y: -y,
+            lambda t, y: torch.ones_like(y),
+            torch.zeros(rows, 2, dtype=F64),
+            [0.0, 1.0],
+            noise="additive",
+            method="euler",
+            bm=path,
+            dt=0.5,
+            adjoint=None,
+        ).y[:, -1]
+        # two Euler steps of 1/2: y = W1 / 2 + W2 has covariance (1/8 + 1/2) rho
+        assert torch.allclose(torch.cov(y.T), 0.625 * rho, atol=4 * 0.625 * (2 / rows) ** 0.5)
+
+
 def test_path_divergence_is_differentiable():
     a = torch.tensor(1.0, dtype=F64, requires_grad=True)
     results = []
@@ -199,6 +248,20 @@ def test_an_antithetic_pair_cancels_the_noise_of_a_linear_equation():
 def test_elementwise_noise_that_mixes_components_is_taken_by_methods_that_allow_it():
     y = solve_sde(lambda t, y: 0 * y, lambda t, y: y.flip(1), ones(2, 2), [0.0, 1.0], dt=0.1, seed=0).y
     assert y.isfinite().all()
+
+
+@pytest.mark.parametrize("adjoint", ["discrete", "direct"])
+@pytest.mark.parametrize("transform", [torch.func.vmap, torch.func.grad])
+def test_function_transforms_are_refused_with_what_to_do_instead(transform, adjoint):
+    def run(a):
+        solution = solve_sde(
+            lambda t, y: -a * y, lambda t, y: 0.1 * y, ones(), [0.0, 1.0], dt=0.1, seed=0, adjoint=adjoint
+        )
+        return solution.y.sum()
+
+    value = torch.ones((3,) if transform is torch.func.vmap else (), dtype=F64)
+    with pytest.raises(OptionError, match="along the rows"):
+        transform(run)(value)
 
 
 def zero(t, y):

@@ -15,7 +15,7 @@ from scidyn.errors import OptionError, SolverWarning, TimeGridError
 
 __all__ = ["MarkovFBM"]
 
-NUDGE = 1e-5
+NUDGE, BEND = 1e-5, 1e-3
 CUT = 1e-13
 
 
@@ -29,7 +29,7 @@ class MarkovFBM:
     Parameters
     ----------
     hurst : float or scalar Tensor
-        Hurst index in (0, 1); ``omega`` is differentiable in a tensor.
+        Hurst index in (0, 1); ``omega`` is differentiable in a tensor, twice.
     horizon : float
         Last time T, over which the error is measured.
     n_terms : int
@@ -79,12 +79,7 @@ class MarkovFBM:
             if high <= low:
                 raise OptionError(f"gamma_range must increase; got {low:g} and {high:g}.")
         rates = np.geomspace(low, high, count) if count > 1 else np.array([math.sqrt(low * high)])
-        matrix, ahead, behind = (
-            _normal_matrix(rates, self.horizon, kind),
-            _target(rates, self.horizon, value + NUDGE, kind, normalize),
-            _target(rates, self.horizon, value - NUDGE, kind, normalize),
-        )
-        target = _target(rates, self.horizon, value, kind, normalize)
+        matrix, target = _normal_matrix(rates, self.horizon, kind), _target(rates, self.horizon, value, kind, normalize)
         inverse = np.linalg.pinv(matrix, rcond=CUT, hermitian=True)
         omega = inverse @ target
         size = _size(self.horizon, value, kind, normalize)
@@ -94,9 +89,10 @@ class MarkovFBM:
         self.omega = torch.tensor(omega, dtype=torch.float64, device="cpu")
         self.hurst = value
         if isinstance(hurst, Tensor) and hurst.requires_grad:
-            slope = torch.tensor(inverse @ (ahead - behind) / (2 * NUDGE), dtype=torch.float64, device="cpu")
             shift = (hurst - hurst.detach()).to("cpu", torch.float64)
-            self.omega = self.omega + slope * shift
+            for power, change in enumerate(_derivatives(rates, self.horizon, value, kind, normalize), 1):
+                part = torch.tensor(inverse @ change, dtype=torch.float64, device="cpu")
+                self.omega = self.omega + part * shift**power / power
         if self.l2_error > 0.05:
             warnings.warn(
                 f"{count} processes reach a relative error of {self.l2_error:.2g} at Hurst index {value:g}: "
@@ -213,6 +209,18 @@ def _target(rates: np.ndarray, T: float, hurst: float, kind: str, normalize: boo
         b = 2 * T / rates**half - T**half / (rates * math.gamma(half + 1))
         b = b + (np.exp(-x) - scaled) / rates ** (half + 1)
     return b / math.sqrt(_variance(hurst, kind)) if normalize else b
+
+
+def _derivatives(
+    rates: np.ndarray, T: float, hurst: float, kind: str, normalize: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """First and second derivative of the target in the Hurst index, by central differences."""
+
+    def at(shift: float) -> np.ndarray:
+        return _target(rates, T, hurst + shift, kind, normalize)
+
+    wide = min(BEND, 0.25 * hurst, 0.25 * (1 - hurst))
+    return (at(NUDGE) - at(-NUDGE)) / (2 * NUDGE), (at(wide) - 2 * at(0.0) + at(-wide)) / wide**2
 
 
 def _tail(a: float, x: np.ndarray) -> np.ndarray:

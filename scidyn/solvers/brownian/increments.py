@@ -1,24 +1,30 @@
-"""Brownian increments on a known grid, drawn in chunks that can be drawn again."""
+"""Brownian increments on a known grid as a function of a seed."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from scidyn._check.values import choice, integer
 from scidyn.errors import OptionError, ShapeError, TimeGridError
-from scidyn.solvers.brownian.hashing import mix32, mix64
-from scidyn.solvers.brownian.levy import KINDS, levy_area
+from scidyn.solvers.brownian.hashing import lane_keys, mix64, normal_steps
+from scidyn.solvers.brownian.levy import KINDS, areas_from_normals
 from scidyn.solvers.brownian.noise import LEVELS, Noise, join
 
 __all__ = ["BrownianIncrements", "correlation_factor"]
 
-CHUNK, KEPT = 64, 2
+KEPT = 2
+# hashes drawn at once: what fits into the cache of a core
+LANES, PAIRS = 65536, 512
 VARIANCE = (1.0, 1.0 / 12.0, 1.0 / 720.0)
+# paths of increments and of trees with one seed have nothing in common
+STREAM, AREAS = 0x6A09E667F3BCC908, 0xBB67AE8584CAA73B
+LEVEL_BITS = 56
 
 
 def correlation_factor(correlation: Any, channels: int, dtype: torch.dtype, device: torch.device) -> Tensor | None:
@@ -36,13 +42,31 @@ def correlation_factor(correlation: Any, channels: int, dtype: torch.dtype, devi
     return factor.to(device=device, dtype=dtype)
 
 
+class Hashes(NamedTuple):
+    """What the increments of some steps are a function of: keys of the lanes, and counters of pairs of steps.
+
+    Attributes
+    ----------
+    keys : Tensor of int64, shape (B, lanes)
+        Keys.
+    counters : Tensor of int64, shape (levels, steps / 2)
+        One for two steps.
+    shape : tuple of int
+        Shape of one increment.
+    """
+
+    keys: Tensor
+    counters: Tensor
+    shape: tuple[int, ...]
+
+
 class BrownianIncrements:
     """Independent increments of a Brownian motion on a fixed grid of times.
 
-    Chunk c of 64 steps is drawn by a generator seeded from (seed, c), so any part of the path
-    can be drawn again, in any order, and nothing needs to be stored. This is the cheapest source
-    of noise; use :class:`BrownianTree` when the steps are not known beforehand, or when a sample
-    must see the same path whatever batch it is in.
+    The normals of a step are a hash of (seed, sample, channel, number of the step). So any part
+    of the path can be drawn again, in any order, nothing needs to be stored, and a sample sees
+    the same path in any batch and, up to rounding, on any device. This is the cheapest source of
+    noise; use :class:`BrownianTree` when the steps are not known beforehand.
 
     Parameters
     ----------
@@ -64,7 +88,10 @@ class BrownianIncrements:
     correlation : array_like, shape (m, m), optional
         Correlation of the channels (last axis).
     same_on_every_device : bool
-        Draw on the CPU and copy, so that every device sees the same numbers; costs a transfer per chunk.
+        Draw on the CPU and copy, so that every device sees the same numbers to the last bit (devices
+        round logarithms and cosines differently); costs a transfer per chunk.
+    samples : Tensor of int, shape (B,), optional
+        Identity of each row; default ``0 … B - 1``. A row's path depends on its identity alone.
 
     Raises
     ------
@@ -97,6 +124,7 @@ class BrownianIncrements:
         antithetic: bool = False,
         correlation: Any = None,
         same_on_every_device: bool = False,
+        samples: Tensor | None = None,
     ) -> None:
         nodes = grid.tolist() if isinstance(grid, Tensor) else [float(t) for t in grid]
         sizes = [b - a for a, b in itertools.pairwise(nodes)]
@@ -113,10 +141,15 @@ class BrownianIncrements:
             raise OptionError(f"antithetic pairs need an even batch; the shape is {self.shape}.")
         self.antithetic = antithetic
         self.correlation = correlation_factor(correlation, self.shape[-1], dtype, self.device)
-        self._base = mix64(self.seed) & 0xFFFFFFFF
-        known = self.device.type in {"cpu", "cuda", "mps", "xpu"}
-        self._source = torch.device("cpu") if same_on_every_device or not known else self.device
-        self._generator = torch.Generator(self._source)
+        self._source = torch.device("cpu") if same_on_every_device else self.device
+        rows = self.shape[0] // 2 if antithetic else self.shape[0]
+        ids = torch.arange(rows, device=self._source) if samples is None else samples.to(self._source)
+        if ids.shape != (rows,):
+            raise ShapeError(f"samples must have shape ({rows},); got {tuple(ids.shape)}.")
+        self._ids = ids
+        self._keys = lane_keys(mix64(self.seed ^ STREAM), ids, math.prod(self.shape[1:]))
+        pairs = min(PAIRS, max(1, LANES // max(1, self._keys.numel())))
+        self.chunk = 2 << (pairs.bit_length() - 1)
         self.area: str | None = None
         self._kept: dict[int, Noise] = {}
 
@@ -128,7 +161,7 @@ class BrownianIncrements:
         return twin
 
     def with_area(self, kind: str = "foster") -> BrownianIncrements:
-        """Give the same path with Lévy areas, drawn as :func:`levy_area` does."""
+        """Give the same path with Lévy areas, of the law of :func:`levy_area`."""
         twin = self.with_levels("WHK" if self.levels == "WHK" else "WH")
         twin.area = choice("kind", kind, KINDS)
         return twin
@@ -140,9 +173,9 @@ class BrownianIncrements:
         """Noise of the steps ``start … stop - 1``, stacked along a new first axis."""
         parts: list[Noise] = []
         while start < stop:
-            c = start // CHUNK
-            end = min(stop, (c + 1) * CHUNK, len(self))
-            low, high = start - c * CHUNK, end - c * CHUNK
+            c = start // self.chunk
+            end = min(stop, (c + 1) * self.chunk, len(self))
+            low, high = start - c * self.chunk, end - c * self.chunk
             noise = self._chunk(c)
             whole = low == 0 and high == noise.W.shape[0]
             parts.append(noise if whole else _rows(noise, low, high))
@@ -158,32 +191,53 @@ class BrownianIncrements:
             return known
         noise = Noise(*(self._draw(c, level) for level in range(len(self.levels))))
         if self.area is not None:
-            sizes = self.sizes[c * CHUNK : (c + 1) * CHUNK]
-            h = torch.tensor(sizes, dtype=self.dtype, device=self.device).view(-1, *([1] * (len(self.shape) - 1)))
-            self._generator.manual_seed(mix32(self._base + c * 4 + 3) | (3 << 32))
-            noise = noise._replace(area=levy_area(noise, h, self._generator, self.area))
+            noise = noise._replace(area=self._areas(c, noise))
         if len(self._kept) >= KEPT:
             self._kept.pop(next(iter(self._kept)))
         self._kept[c] = noise
         return noise
 
     def _draw(self, c: int, level: int) -> Tensor:
-        """Normals of one level of chunk ``c``, scaled to their variances."""
-        first = c * CHUNK
-        sizes = self.sizes[first : first + CHUNK]
-        rows = self.shape[0] // 2 if self.antithetic else self.shape[0]
-        # bijective in c: no two chunks of a path can share a seed
-        self._generator.manual_seed(mix32(self._base + c * 4 + level) | (level << 32))
-        deviation = (VARIANCE[level] * sizes[0]) ** 0.5 if self.uniform else 1.0
-        z = torch.empty(len(sizes), rows, *self.shape[1:], dtype=self.dtype, device=self._source)
-        z.normal_(0.0, deviation, generator=self._generator)
-        z = z.to(self.device, non_blocking=True)
+        """Increments (level 0) or integrals of chunk ``c``, scaled to their variances."""
+        sizes = self.sizes[c * self.chunk : (c + 1) * self.chunk]
+        z = self._normals(self._keys, c, level, VARIANCE[level] * self.sizes[0] if self.uniform else 1.0)
         if not self.uniform:
             h = torch.tensor(sizes, dtype=torch.float64, device="cpu").mul_(VARIANCE[level]).sqrt_()
-            z *= h.to(device=self.device, dtype=self.dtype).view(-1, *([1] * len(self.shape)))
+            z *= h.to(device=self.device, dtype=self.dtype).view(-1, 1, 1)
         if self.antithetic:
             z = torch.cat([z, -z], dim=1)
+        z = z.view(len(sizes), *self.shape)
         return z if self.correlation is None else z @ self.correlation.T
+
+    def _normals(self, keys: Tensor, c: int, level: int, variance: float) -> Tensor:
+        """Normals of chunk ``c``, shape (steps, rows, lanes)."""
+        count = min(self.chunk, len(self) - c * self.chunk)
+        pairs = (count + 1) // 2
+        first = c * (self.chunk // 2) + (level << LEVEL_BITS)
+        counters = torch.arange(first, first + pairs, device=self._source)
+        dtype = torch.float64 if self.dtype is torch.float64 else torch.float32
+        z = normal_steps(keys, counters, dtype, variance)
+        return z[:count].to(device=self.device, dtype=self.dtype, non_blocking=True)
+
+    def hashes(self, start: int, stop: int) -> Hashes | None:
+        """What the noise of a range of whole pairs of steps is drawn from, if nothing else goes into it."""
+        mixed = self.antithetic or self.correlation is not None or self.area is not None
+        whole = start % 2 == 0 and stop % 2 == 0 and self._source == self.device
+        if mixed or not whole or self.dtype not in {torch.float32, torch.float64}:
+            return None
+        pairs = torch.arange(start // 2, stop // 2, device=self.device)
+        levels = torch.arange(len(self.levels), device=self.device) << LEVEL_BITS
+        return Hashes(self._keys, levels.unsqueeze(-1) + pairs, self.shape)
+
+    def _areas(self, c: int, noise: Noise) -> Tensor:
+        """Lévy areas of chunk ``c``."""
+        m = self.shape[-1]
+        keys = lane_keys(mix64(self.seed ^ AREAS), self._ids, self._keys.shape[-1] * m)
+        z = self._normals(keys, c, 0, 1.0)
+        z = torch.cat([z, z], dim=1) if self.antithetic else z
+        sizes = self.sizes[c * self.chunk : (c + 1) * self.chunk]
+        h = torch.tensor(sizes, dtype=self.dtype, device=self.device).view(-1, *([1] * (len(self.shape) - 1)))
+        return areas_from_normals(noise, h, z.view(len(sizes), *self.shape, m), str(self.area))
 
     def path(self) -> Tensor:
         """W at every time of the grid, shape (N + 1, *shape), starting from zero."""

@@ -9,7 +9,7 @@ from scidyn._check.values import choice
 from scidyn.errors import OptionError
 from scidyn.solvers.brownian.noise import Noise
 
-__all__ = ["levy_area"]
+__all__ = ["areas_from_normals", "levy_area"]
 
 KINDS = ("davie", "foster")
 
@@ -62,7 +62,15 @@ def levy_area(
     choice("kind", kind, KINDS)
     if noise.H is None:
         raise OptionError("the areas need the space-time area H: make the Brownian path with levels='WH'.")
-    W, H = noise.W, noise.H
+    W = noise.W
+    source = W.device if generator is None else generator.device
+    z = torch.randn((*W.shape, W.shape[-1]), generator=generator, dtype=W.dtype, device=source).to(W.device)
+    return areas_from_normals(noise, h, z, kind)
+
+
+def areas_from_normals(noise: Noise, h: float | Tensor, z: Tensor, kind: str) -> Tensor:
+    """Areas of a step from independent standard normals ``z`` of shape (*batch, m, m)."""
+    W, H = noise.W, noise.h
     size = torch.as_tensor(h, dtype=W.dtype, device=W.device)
     size = size.reshape(size.shape + (1,) * (W.ndim + 1 - size.ndim)) if size.ndim else size
     if kind == "davie":
@@ -70,8 +78,6 @@ def levy_area(
     else:
         square = H * H
         variance = size * size / 20 + size / 5 * (square.unsqueeze(-1) + square.unsqueeze(-2))
-    source = W.device if generator is None else generator.device
-    z = torch.randn((*W.shape, W.shape[-1]), generator=generator, dtype=W.dtype, device=source).to(W.device)
     skew = torch.sqrt(variance / 2) * (z - z.transpose(-1, -2))
     outer = H.unsqueeze(-1) * W.unsqueeze(-2)
     return outer - outer.transpose(-1, -2) + skew

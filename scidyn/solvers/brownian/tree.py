@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,14 +12,13 @@ from torch import Tensor
 from scidyn._check.values import choice, integer, number
 from scidyn.errors import OptionError, ShapeError, TimeGridError
 from scidyn.solvers.brownian.bridge import left_part, remainder, split_coefficients
-from scidyn.solvers.brownian.hashing import lane_keys, normal_pair
+from scidyn.solvers.brownian.descent import SNAP, Layout, node_normals, root_of, row_increments
+from scidyn.solvers.brownian.hashing import lane_keys
+from scidyn.solvers.brownian.hats import Hats, row_hats
 from scidyn.solvers.brownian.increments import correlation_factor
 from scidyn.solvers.brownian.noise import LEVELS, Noise, join
 
 __all__ = ["BrownianTree"]
-
-SECOND_DRAW = 1 << 62
-SNAP = 1e-9
 
 
 class BrownianTree:
@@ -55,7 +54,8 @@ class BrownianTree:
     correlation : array_like, shape (m, m), optional
         Correlation of the channels.
     compile : bool
-        Fuse the hash and the Box–Muller transform with ``torch.compile``: some seconds once, then faster.
+        Compile queries at a time for each row, if ``levels="W"``, with ``torch.compile``: some ten seconds once,
+        then several times faster.
 
     Raises
     ------
@@ -120,9 +120,12 @@ class BrownianTree:
         # one level needs one normal a channel: two channels share a hash
         lanes = (self.channels + 1) // 2 if levels == "W" else self.channels
         self._keys = lane_keys(self.seed, ids, lanes)
-        self._pair: Callable[..., tuple[Tensor, Tensor]] = _compiled() if compile else normal_pair
+        self._layout = Layout(span, self.depth, len(self.levels), self.channels, dtype)
+        self._fuse = compile
+        self._hats = Hats(self._layout, self._keys) if levels == "W" else None
         self._half = split_coefficients(0.5, len(self.levels))
         self._nodes: dict[int, Noise] = {}
+        self._starts: dict[tuple[int, float], Noise] = {}
 
     def increment(self, s: float | Tensor, t: float | Tensor) -> Noise:
         """Noise over ``[s, t]``.
@@ -163,21 +166,6 @@ class BrownianTree:
 
         return noise.each(shaped)
 
-    def _normals(self, counter: int | Tensor, dtype: torch.dtype) -> list[Tensor]:
-        """As many standard normals a channel as there are levels."""
-        cosine, sine = self._pair(self._keys, counter, dtype)
-        if self.levels == "W":
-            return [torch.cat([cosine, sine], dim=-1)[..., : self.channels]]
-        if self.levels == "WH":
-            return [cosine, sine]
-        return [cosine, sine, self._pair(self._keys, counter + SECOND_DRAW, dtype)[0]]
-
-    def _root(self, dtype: torch.dtype) -> Noise:
-        """Noise over the whole span."""
-        scale = math.sqrt(self.t1 - self.t0)
-        deviations = (scale, scale / math.sqrt(12.0), scale / math.sqrt(720.0))
-        return Noise(*(n * d for n, d in zip(self._normals(0, dtype), deviations, strict=False)))
-
     # one time for all rows: a walk over nodes in Python, values remembered
 
     def _shared(self, s: float, t: float) -> Noise:
@@ -185,6 +173,8 @@ class BrownianTree:
         cells = 1 << self.depth
         first, from_ = self._locate(s, cells)
         last, to = self._locate(t, cells)
+        if self._hats is not None:
+            return Noise(self._hats.increment((first, from_), (last, to)))
         if (first, from_) == (last, to):
             return self._node(1).each(torch.zeros_like)
         if first == last or (first + 1 == last and to == 0.0 and from_ > 0.0):
@@ -201,6 +191,8 @@ class BrownianTree:
         if to > 0.0:
             parts.append((self._inside(last, 0.0, to), to * width))
         total, length = parts[0]
+        if len(parts) == 1:  # what is remembered is not handed out
+            return total.each(torch.clone)
         for noise, h in parts[1:]:
             total, length = join(total, noise, length, h), length + h
         return total
@@ -216,15 +208,22 @@ class BrownianTree:
 
     def _inside(self, cell: int, s: float, t: float) -> Noise:
         """Noise over the part from ``s`` to ``t``, in units of the cell, of one cell."""
-        code = (1 << self.depth) + cell
-        whole = self._node(code)
-        normals = self._normals(code, self.dtype)
-        scale = math.sqrt((self.t1 - self.t0) / (1 << self.depth))
-        levels = len(self.levels)
-        upto = whole if t == 1.0 else left_part(whole, split_coefficients(t, levels), scale, normals)
-        if s == 0.0:
-            return upto
-        return remainder(upto, left_part(whole, split_coefficients(s, levels), scale, normals), s / t)
+        upto = self._node((1 << self.depth) + cell) if t == 1.0 else self._start(cell, t)
+        return upto if s == 0.0 else remainder(upto, self._start(cell, s), s / t)
+
+    def _start(self, cell: int, p: float) -> Noise:
+        """Noise over the first part, of relative length ``p``, of one cell; the last few are remembered."""
+        known = self._starts
+        found = known.get((cell, p))
+        if found is None:
+            code = (1 << self.depth) + cell
+            scale = math.sqrt((self.t1 - self.t0) / (1 << self.depth))
+            split = split_coefficients(p, len(self.levels))
+            found = left_part(self._node(code), split, scale, node_normals(self._layout, self._keys, code))
+            if len(known) >= 4:
+                known.pop(next(iter(known)))
+            known[cell, p] = found
+        return found
 
     def _node(self, code: int) -> Noise:
         """Noise over the node with heap number ``code``; 1 is the root, 2 and 3 its halves."""
@@ -238,14 +237,14 @@ class BrownianTree:
             ancestor >>= 1
             path.append(ancestor)
         if ancestor == 1 and 1 not in known:
-            known[1] = self._root(self.dtype)
+            known[1] = root_of(self._layout, self._keys)
         path.reverse()
         many = len(path) > 1
         if many:
             counters = torch.tensor(path, dtype=torch.int64, device="cpu").to(self.device).view(-1, 1, 1)
-            stacked = [n.unbind(0) for n in self._normals(counters, self.dtype)]
+            stacked = [n.unbind(0) for n in node_normals(self._layout, self._keys, counters)]
         for i, parent in enumerate(path):
-            normals = [n[i] for n in stacked] if many else self._normals(parent, self.dtype)
+            normals = [n[i] for n in stacked] if many else node_normals(self._layout, self._keys, parent)
             whole = known[parent]
             scale = math.sqrt((self.t1 - self.t0) / (1 << (parent.bit_length() - 1)))
             left = left_part(whole, self._half, scale, normals)
@@ -264,84 +263,14 @@ class BrownianTree:
     # one time for each row: all rows descend together, in double precision
 
     def _per_sample(self, s: float | Tensor, t: float | Tensor) -> Noise:
-        """Difference of the paths from t0 to ``t`` and to ``s``."""
+        """Difference of the paths from t0 to ``t`` and to ``s``; sums are in double precision."""
         wide = torch.float32 if self.device.type == "mps" else torch.float64
         rows = self._keys.shape[0]
 
         def column(x: float | Tensor) -> Tensor:
-            return torch.as_tensor(x, dtype=wide, device=self.device).expand(self.shape[0])[:rows].unsqueeze(-1)
+            times = torch.as_tensor(x, dtype=wide, device=self.device) - self.t0
+            return times.expand(self.shape[0])[:rows]
 
-        early, late = column(s) - self.t0, column(t) - self.t0
-        tiny = SNAP * (self.t1 - self.t0)
-        before, until = self._from_start(early, wide), self._from_start(late, wide)
-        # nothing lies before a step that starts at t0, and an empty step is zero
-        ratio = (early / late.clamp_min(tiny)).clamp(0.0, 1.0 - 1e-15)
-        rest = remainder(until, before, ratio)
-        empty = late - early <= 0
-        return rest.each(lambda x: torch.where(empty, 0.0, x).to(self.dtype))
-
-    def _from_start(self, length: Tensor, dtype: torch.dtype) -> Noise:
-        """Noise over ``[t0, t0 + length]`` for ``length`` of shape (B, 1)."""
-        span = self.t1 - self.t0
-        cells = float(1 << self.depth)
-        x = (length / span * cells).clamp(0.0, cells)
-        near = torch.round(x)
-        x = torch.where((x - near).abs() < SNAP * x.abs().clamp_min(1.0), near, x)
-        cell = torch.floor(x).clamp_max(cells - 1.0)
-        inside = x - cell
-        index = cell.to(torch.int64)
-        node = self._root(dtype)
-        total = node.each(torch.zeros_like)
-        done = torch.zeros_like(length)
-        code = torch.ones_like(index)
-        width = span
-        for level in range(self.depth):
-            scale = math.sqrt(width)
-            width *= 0.5
-            left = left_part(node, self._half, scale, self._normals(code, dtype))
-            right = remainder(node, left, 0.5)
-            go = ((index >> (self.depth - 1 - level)) & 1).to(torch.bool)
-            total = _pick(go, join(total, left, done, width), total)
-            done = torch.where(go, done + width, done)
-            node = _pick(go, right, left)
-            code = code * 2 + go
-        part = left_part(
-            node,
-            split_coefficients(inside.clamp(1e-12, 1.0 - 1e-12), len(self.levels))
-            if len(self.levels) < 3
-            else _columns(inside),
-            math.sqrt(width),
-            self._normals(code, dtype),
-        )
-        part = _pick(inside >= 1.0 - 1e-12, node, part)
-        piece = (inside * width).clamp_min(1e-300)
-        return _pick(inside > 0, join(total, part, done, piece), total)
-
-
-def _columns(inside: Tensor) -> Any:
-    """Coefficients of three levels for positions (B, 1), each as a column."""
-    gain, factor = split_coefficients(inside.squeeze(-1).clamp(1e-6, 1.0 - 1e-6), 3)
-    return [[x.unsqueeze(-1) for x in row] for row in gain], [[x.unsqueeze(-1) for x in row] for row in factor]
-
-
-def _pick(where: Tensor, yes: Noise, no: Noise) -> Noise:
-    """Row-wise choice between two noises."""
-    return Noise.of(None if a is None or b is None else torch.where(where, a, b) for a, b in zip(yes, no, strict=True))
-
-
-_COMPILED: list[Any] = []
-
-
-def _compiled() -> Callable[[Tensor, int | Tensor, torch.dtype], tuple[Tensor, Tensor]]:
-    """The fused hash, compiled at its first use and shared by all trees."""
-    if not _COMPILED:
-        _COMPILED.append(torch.compile(normal_pair, dynamic=True))
-    fused = _COMPILED[0]
-
-    def pair(keys: Tensor, counter: int | Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        # an integer would be compiled into the graph
-        lanes = counter if isinstance(counter, Tensor) else torch.full((1, 1), counter, device=keys.device)
-        result: tuple[Tensor, Tensor] = fused(keys, lanes, dtype)
-        return result
-
-    return pair
+        if self._hats is not None:
+            return Noise(row_hats(self._layout, self._keys, column(s), column(t), self._fuse))
+        return row_increments(self._layout, self._keys, column(s).unsqueeze(-1), column(t).unsqueeze(-1))

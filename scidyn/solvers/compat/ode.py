@@ -10,11 +10,9 @@ from torch import Tensor
 
 from scidyn._check.values import choice, known_keys
 from scidyn.errors import OptionError, ShapeError, SolverError
-from scidyn.solvers.arguments import prepare
-from scidyn.solvers.crossing import first_crossing, newton_time
-from scidyn.solvers.dense import Records
-from scidyn.solvers.loop import integrate
+from scidyn.solvers.events import Event
 from scidyn.solvers.ode import solve_ode
+from scidyn.solvers.status import Status
 
 __all__ = ["odeint", "odeint_adjoint", "odeint_event"]
 
@@ -31,7 +29,9 @@ REFUSED = {
 }
 OPTIONS_ADAPTIVE = ("first_step", "max_num_steps", "min_step", "max_step", "norm", "dtype")
 OPTIONS_FIXED = ("step_size", "norm")
-DOUBLINGS = 60
+# an event ends the solve, so a long span costs nothing
+FIRST_SPAN = 1024.0
+DOUBLINGS = 50
 
 
 class _State(NamedTuple):
@@ -299,7 +299,7 @@ def _joined(func: Callable[..., Any], y0: Any) -> _State:
 def _until_event(
     state: _State, t: Tensor, event_fn: Callable[..., Tensor], settings: dict[str, Any], params: Any
 ) -> tuple[Tensor, Tensor]:
-    """Search without a graph over spans that double, then solve to the event with one."""
+    """Solve over spans that double until the event is met."""
     if settings["method"] in FIXED.values():
         raise OptionError(f"event_fn needs an adaptive method; {settings['method']!r} takes fixed steps: use 'dopri5'.")
     shape = state.y0.shape
@@ -312,45 +312,16 @@ def _until_event(
     def raw(time: Tensor, y: Tensor) -> Tensor:
         return torch.as_tensor(event_fn(time.to(y.real.dtype), state.split(y.reshape(shape)))).reshape(-1)
 
+    start = state.y0.reshape(-1)
     with torch.no_grad():
-        side = torch.sign(raw(origin, state.y0.detach().reshape(-1)))
+        side = torch.sign(raw(origin, start.detach()))
     if bool((side == 0).any()):
         raise OptionError("event_fn is zero at the start: move the state off the event, then solve on.")
-
-    def value(time: Tensor, y: Tensor) -> Tensor:
-        return (side * raw(sign * time[0], y[0])).amin().reshape(1)
-
-    found = _search(flat, value, state.y0.detach().reshape(-1), origin.detach(), sign, settings)
-    times = torch.stack([origin, sign * found])
-    y = solve_ode(flat, state.y0.reshape(-1), times, params=params, **settings).y[0]
-    time, end, _ = newton_time(
-        value, lambda s, z: sign * flat((sign * s[0]).to(z.real.dtype), z[0]).unsqueeze(0), found.reshape(1), y[1:]
-    )
-    return sign * time[0], torch.stack([y[0], end[0]]).reshape(2, *shape)
-
-
-@torch.no_grad()
-def _search(
-    flat: Callable[[Tensor, Tensor], Tensor],
-    value: Callable[[Tensor, Tensor], Tensor],
-    y: Tensor,
-    origin: Tensor,
-    sign: float,
-    settings: dict[str, Any],
-) -> Tensor:
-    """Time of the event times ``sign``."""
-    start, span = sign * origin, 1.0
-    for _ in range(DOUBLINGS):
-        problem = prepare(flat, y, torch.stack([sign * start, sign * (start + span)]), args=None, **settings)
-        trace = integrate(problem, problem.field.probe(problem.start, problem.y0), keep_states=True, keep_coef=True)
-        if trace.coef is not None:
-            records = Records(trace.times, trace.size, trace.states, trace.coef)
-            time, met = first_crossing(value, records, trace.final.y)
-            if bool(met):
-                return time[0]
-        start, y, span = trace.final.t[0], trace.final.y[0], 2.0 * span
-        if int(trace.final.status) != 1:
-            break
-    raise SolverError(
-        f"no event was met up to t={sign * float(start):g}: check event_fn and its sign at the start.", None
-    )
+    event, y = Event(lambda time, y: (side * raw(time, y)).amin()), start
+    for doubling in range(DOUBLINGS):
+        times = torch.stack([origin, origin.detach() + sign * FIRST_SPAN * 2.0**doubling])
+        solution = solve_ode(flat, y, times, params=params, events=event, **settings)
+        if solution.status[0] is Status.EVENT:
+            return solution.events.t[0, 0], torch.stack([start, solution.events.before[0, 0]]).reshape(2, *shape)
+        origin, y = times[1].detach(), solution.y[0, -1]
+    raise SolverError(f"no event was met up to t={float(origin):g}: check event_fn and its sign at the start.", None)

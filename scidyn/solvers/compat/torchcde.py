@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from scidyn.errors import OptionError, ShapeError
+from scidyn.solvers.cde.control_path import ControlPath
+from scidyn.solvers.cde.cubic_paths import HermiteCubicPath, NaturalCubicPath
 from scidyn.solvers.cde.knots import check_knots
-from scidyn.solvers.cde.paths import ControlPath, HermiteCubicPath, LinearPath, NaturalCubicPath, RectilinearPath
+from scidyn.solvers.cde.linear_paths import LinearPath, RectilinearPath
 from scidyn.solvers.cde.solve import solve_cde
 
 __all__ = [

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 
 import torch
 from torch import Tensor
 
-from scidyn._check.tensors import finite, position
+from scidyn._check.tensors import finite
 from scidyn._check.values import integer, number
 from scidyn.errors import DataError, OptionError, ShapeError
+from scidyn.solvers.ctmc.molecules import not_negative, read_sides, slots, whole
 from scidyn.solvers.ctmc.process import repeat_start
 from scidyn.solvers.ctmc.rates import RateMatrix
 
 __all__ = ["ReactionNetwork"]
-
-_TERM = re.compile(r"^(\d+)?\s*\*?\s*([^\W\d]\w*)$")
 
 
 class ReactionNetwork:
@@ -78,8 +76,8 @@ class ReactionNetwork:
     ) -> None:
         self.rates = torch.as_tensor(rates, dtype=torch.float64)
         device = self.rates.device
-        self.reactants = _whole("reactants", reactants).to(device)
-        self.products = _whole("products", products).to(device)
+        self.reactants = whole("reactants", reactants).to(device)
+        self.products = whole("products", products).to(device)
         if self.reactants.ndim != 2 or self.reactants.shape != self.products.shape:
             raise ShapeError(
                 "reactants and products must have one shape (reaction, species); "
@@ -89,7 +87,7 @@ class ReactionNetwork:
         if self.rates.shape != (count,):
             raise ShapeError(f"rates must have shape ({count},); got {tuple(self.rates.shape)}.")
         finite("rates", self.rates.detach())
-        _not_negative("rates", self.rates.detach(), "rates are per time and cannot be negative")
+        not_negative("rates", self.rates.detach(), "rates are per time and cannot be negative")
         self.species = tuple(f"X{k}" for k in range(width)) if species is None else tuple(species)
         if len(self.species) != width or len(set(self.species)) != width:
             raise ShapeError(f"species must be {width} different names; got {list(self.species)}.")
@@ -97,7 +95,7 @@ class ReactionNetwork:
         self.stoichiometry = self.products - self.reactants
         self._law = propensities
         self._scale = self.volume ** (1.0 - self.reactants.sum(-1))
-        self._slot_species, self._slot_taken = _slots(self.reactants)
+        self._slot_species, self._slot_taken = slots(self.reactants)
 
     @classmethod
     def parse(
@@ -137,7 +135,7 @@ class ReactionNetwork:
         >>> sir.species, sir.stoichiometry.long().tolist()
         (('S', 'I', 'R'), [[-1, 1, 0], [0, -1, 1]])
         """
-        sides = [_sides(text) for text in reactions]
+        sides = [read_sides(text) for text in reactions]
         seen = {name: None for left, right in sides for name in (*left, *right)}
         names = list(seen) if species is None else list(species)
         for name in seen:
@@ -221,7 +219,7 @@ class ReactionNetwork:
             raise ShapeError(
                 f"x0 must end in {len(self.species)} species {list(self.species)}; got shape {tuple(counts.shape)}."
             )
-        return repeat_start(_whole("x0", counts), 1, trajectories)
+        return repeat_start(whole("x0", counts), 1, trajectories)
 
     def master_equation(self, upper: Sequence[int]) -> tuple[Tensor, RateMatrix]:
         """Enumerate the states ``0 ≤ n ≤ upper`` and the rates between them.
@@ -271,65 +269,3 @@ class ReactionNetwork:
         flow = torch.where(inside, self.propensities(states), 0.0)
         rates = torch.zeros(total, total, dtype=flow.dtype, device=flow.device).scatter_add(1, index, flow)
         return states, RateMatrix.from_rates(rates)
-
-
-def _slots(reactants: Tensor) -> tuple[Tensor, Tensor]:
-    """Species and number already taken of each reaction's m-th molecule, each (order, R).
-
-    Reactions of lower order point to a column of ones behind the species.
-    """
-    count, width = reactants.shape
-    order = int(reactants.sum(-1).max())
-    species = torch.full((order, count), width, dtype=torch.long, device=reactants.device)
-    taken = torch.zeros(order, count, dtype=reactants.dtype, device=reactants.device)
-    for r, row in enumerate(reactants.long().tolist()):
-        molecules = [(s, k) for s, needed in enumerate(row) for k in range(needed)]
-        for m, (s, k) in enumerate(molecules):
-            species[m, r], taken[m, r] = s, k
-    return species, taken
-
-
-def _whole(name: str, value: Tensor) -> Tensor:
-    """Return ``value`` in double precision if all entries are whole and not negative."""
-    x = torch.as_tensor(value).to(torch.float64)
-    finite(name, x)
-    _not_negative(name, x, "counts cannot be negative")
-    part = x != x.round()
-    if bool(part.any()):
-        first = int(part.reshape(-1).to(torch.uint8).argmax())
-        raise OptionError(
-            f"{name}{position(first, tuple(x.shape))} is {x.reshape(-1)[first].item():g}; "
-            "whole numbers of molecules are needed: round, or multiply concentrations by the volume."
-        )
-    return x
-
-
-def _not_negative(name: str, value: Tensor, why: str) -> None:
-    """Raise OptionError naming the first negative entry."""
-    bad = value < 0
-    if bool(bad.any()):
-        first = int(bad.reshape(-1).to(torch.uint8).argmax())
-        entry = value.reshape(-1)[first].item()
-        raise OptionError(f"{name}{position(first, tuple(value.shape))} is {entry:g}; {why}.")
-
-
-def _sides(text: str) -> tuple[dict[str, int], dict[str, int]]:
-    """Molecules on the left and right of one written reaction."""
-    halves = text.split("->")
-    if len(halves) != 2:
-        raise OptionError(f"reaction {text!r} must have one '->', as in 'A + 2 B -> C'.")
-    left, right = (_terms(half, text) for half in halves)
-    return left, right
-
-
-def _terms(half: str, text: str) -> dict[str, int]:
-    """``A + 2 B`` as {"A": 1, "B": 2}; ``0`` as nothing."""
-    found: dict[str, int] = {}
-    if half.strip() in {"0", "∅"}:
-        return found
-    for term in half.split("+"):
-        match = _TERM.match(term.strip())
-        if match is None:
-            raise OptionError(f"cannot read {term.strip()!r} in reaction {text!r}; write '2 A', 'A' or '0'.")
-        found[match[2]] = found.get(match[2], 0) + int(match[1] or 1)
-    return found

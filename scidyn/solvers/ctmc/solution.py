@@ -200,8 +200,7 @@ class Output:
 
     def finish(self, row: Tensor, which: Tensor, status: Tensor | int, t: Tensor) -> None:
         """Set the status of the rows where ``which`` is True."""
-        code = torch.as_tensor(status, dtype=torch.int8, device=row.device)
-        self.status[row] = torch.where(which, code, self.status[row])
+        self.status[row] = torch.where(which, status, self.status[row]).to(torch.int8)
         self.reached[row] = torch.where(which, t, self.reached[row])
 
     def result(self) -> Tensor:

@@ -170,7 +170,8 @@ def _compacted(run: _Running, out: Output) -> _Running:
     count = int(active.sum())
     if 2 * count > len(active):
         return run
-    return _Running(*(part[active] for part in run))
+    left = active.nonzero().squeeze(1)  # the one further read
+    return _Running(*(part[left] for part in run))
 
 
 def _history(log: list[tuple[Tensor, Tensor, Tensor]], rows: int, n_jumps: Tensor) -> tuple[Tensor, Tensor]:

@@ -128,7 +128,8 @@ def simulate_tau_leaping(
                 done += 1
             active = out.status[run.row] == int(JumpStatus.RUNNING)
             if 2 * int(active.sum()) <= len(active):
-                run = _Running(*(part[active] for part in run))
+                left = active.nonzero().squeeze(1)
+                run = _Running(*(part[left] for part in run))
         out.status[run.row] = int(JumpStatus.MAX_JUMPS)
         out.reached[run.row] = run.t
     solution = JumpSolution(t, out.result(), out.status, out.n_jumps)

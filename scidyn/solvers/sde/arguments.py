@@ -17,6 +17,7 @@ __all__ = [
     "Equation",
     "check_dependence",
     "check_method",
+    "check_rows",
     "check_start",
     "check_terms",
     "check_times",
@@ -42,10 +43,20 @@ def check_start(y0: Any) -> Tensor:
     if not isinstance(y0, Tensor):
         raise ShapeError(f"y0 must be a tensor of shape (batch, *state); got {type(y0).__name__}: use torch.as_tensor.")
     floating("y0", y0)
+    _refuse_transforms("y0", y0)
     if y0.ndim < 2 or y0.numel() == 0:
         raise ShapeError(f"y0 must have shape (batch, *state) with at least one entry; got {tuple(y0.shape)}.")
     finite("y0", y0.detach(), "Give finite initial values.")
     return y0
+
+
+def _refuse_transforms(name: str, value: Tensor) -> None:
+    """Say what to do in place of ``torch.func.vmap`` and ``torch.func.grad``, through which no noise can be drawn."""
+    if torch._C._functorch.is_functorch_wrapped_tensor(value):
+        raise OptionError(
+            f"{name} is inside torch.func.vmap or torch.func.grad, which a stochastic solve does not support: put what "
+            "is mapped over along the rows of y0, and take gradients with torch.autograd.grad."
+        )
 
 
 def check_times(t: Any) -> Tensor:
@@ -93,6 +104,7 @@ def check_terms(terms: Terms, t: Tensor, y: Tensor) -> Terms:
         if not isinstance(value, Tensor) or value.dtype != y.dtype or value.device != y.device:
             found = f"{value.dtype} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
             raise ShapeError(f"{name} returned {found}; a tensor of {y.dtype} on {y.device} is needed.")
+        _refuse_transforms(name, value)
     if f.shape != y.shape:
         raise ShapeError(f"drift returned shape {tuple(f.shape)}; the state has shape {tuple(y.shape)}.")
     terms.matrix = _is_matrix(terms.noise, g, y)
@@ -139,6 +151,28 @@ def check_dependence(terms: Terms, method: SDEMethod, t: Tensor, y: Tensor) -> N
             raise OptionError(
                 f"method {method.about.name!r} needs each component of a diagonal diffusion to depend on its own "
                 f"component of the state alone, and here one depends on another: use {SIMPLE[terms.calculus]}."
+            )
+
+
+def check_rows(terms: Terms, t: Tensor, y: Tensor) -> None:
+    """Move every second row in time and state, and see that the drift and diffusion of the others stay."""
+    odd = torch.arange(len(y), device=y.device) % 2 == 1
+    times = torch.where(odd, t + 1e-2, t)
+    mask = odd.view(-1, *([1] * (y.ndim - 1)))
+    moved = torch.where(mask, y + 1e-2 * (1.0 + y.abs()), y)
+    for name, function in (("drift", terms.f), ("diffusion", terms.g)):
+        try:
+            here, there = function(t, y), function(times, moved)
+        except RuntimeError as problem:
+            raise ShapeError(
+                f"stepping='per_sample' calls {name} with one time for each row, t of shape ({len(y)},), which it does "
+                f"not take ({str(problem).splitlines()[0]}): write t.reshape(-1, 1) where t meets the state."
+            ) from None
+        gap = (here - there).abs().flatten(1).amax(1)
+        if bool((~odd & (gap > 1e-5 * (1e-12 + here.abs().amax()))).any()):
+            raise OptionError(
+                f"stepping='per_sample' needs a {name} whose rows depend on their own times and states alone, and here "
+                "one depends on another: write t.reshape(-1, 1) where t meets the state, or use stepping='shared'."
             )
 
 

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from scidyn.errors import OptionError
-
-__all__ = ["Leaves", "needed", "refuse_second_order"]
+__all__ = ["Leaves", "needed", "swapping"]
 
 
 class _Recorder(TorchFunctionMode):
@@ -88,13 +86,10 @@ class Leaves:
     @contextlib.contextmanager
     def recording(self) -> Any:
         """Record a graph that ends at the leaves."""
-        with torch.enable_grad(), _Swap(self.instead) if self.instead else contextlib.nullcontext():
+        with torch.enable_grad(), swapping(self.instead):
             yield
 
 
-def refuse_second_order(adjoint: str) -> None:
-    """Say that a gradient of the gradient needs the graph of all steps."""
-    if torch.is_grad_enabled():
-        raise OptionError(
-            f"adjoint={adjoint!r} gives first derivatives; for create_graph=True solve with adjoint='direct'."
-        )
+def swapping(instead: dict[int, Tensor]) -> Any:
+    """Context in which operations see other tensors in the place of those with these ids."""
+    return _Swap(instead) if instead else contextlib.nullcontext()

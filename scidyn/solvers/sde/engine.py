@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from scidyn.solvers.sde.capture import Leaves, refuse_second_order
+from scidyn.solvers.sde.capture import Leaves
+from scidyn.solvers.sde.compiling import Fused
 from scidyn.solvers.sde.methods.stepper import Carry, SDEMethod
 from scidyn.solvers.sde.plan import Plan
+from scidyn.solvers.sde.second_order import gradient_twice
 from scidyn.solvers.sde.terms import Terms
 
 __all__ = ["advance", "solve_direct", "solve_discrete"]
@@ -24,6 +27,23 @@ def advance(
     terms: Terms, method: SDEMethod, plan: Plan, span: tuple[int, int], y: Tensor, carry: Carry, tick: Tick = None
 ) -> tuple[Tensor, Carry, dict[int, Tensor]]:
     """Take the steps ``start … stop - 1``; give the end and the states to report by place."""
+    choice = plan.compiled
+    if choice is None:
+        return _plainly(terms, method, plan, span, y, carry, tick)
+    if choice.wait:
+        begin = time.perf_counter()
+        result = _plainly(terms, method, plan, span, y, carry, tick)
+        choice.fused.seconds += time.perf_counter() - begin
+        return result
+    at, y, kept = _compiled(terms, choice.fused, plan, span, y, tick)
+    y, carry, rest = _plainly(terms, method, plan, (at, span[1]), y, carry, tick)
+    return y, carry, kept | rest
+
+
+def _plainly(
+    terms: Terms, method: SDEMethod, plan: Plan, span: tuple[int, int], y: Tensor, carry: Carry, tick: Tick
+) -> tuple[Tensor, Carry, dict[int, Tensor]]:
+    """Take steps one by one."""
     start, stop = span
     kept: dict[int, Tensor] = {}
     step, starts, sizes, report = method.step, plan.starts, plan.sizes, plan.report
@@ -34,6 +54,39 @@ def advance(
             if tick is not None:
                 tick((n + 1) / len(sizes))
     return y, carry, kept
+
+
+def _compiled(
+    terms: Terms, fused: Fused, plan: Plan, span: tuple[int, int], y: Tensor, tick: Tick
+) -> tuple[int, Tensor, dict[int, Tensor]]:
+    """Take whole blocks of compiled steps; give where they end, the state there, and those to report."""
+    at, stop = span
+    kept: dict[int, Tensor] = {}
+    report, size = plan.report, fused.steps
+    hashes = getattr(plan.source, "hashes", None)
+    stamps, lengths, more = plan.stamps[at:stop], plan.sizes[at:stop], 0
+    if hashes is not None and not torch.is_grad_enabled():  # fill the last block; its further states are dropped
+        more = -len(lengths) % size
+        stamps = torch.cat([stamps, stamps[-1:].expand(more)])
+    sizes = torch.tensor(lengths + lengths[-1:] * more, dtype=stamps.dtype, device="cpu").to(stamps.device)
+    for start, h in zip(stamps.split(size), sizes.split(size), strict=True):
+        if len(h) < size:
+            break
+        drawn = None if hashes is None else hashes(at, at + size)
+        if drawn is None and at + size > stop:
+            break
+        states = fused(terms, start, h, y, plan.source.block(at, at + size) if drawn is None else drawn)
+        if states is None:
+            break
+        end = min(at + size, stop)
+        y = states[end - at - 1]
+        for n in range(at + 1, end + 1):
+            if n in report:
+                kept[report[n]] = states[n - at - 1]
+                if tick is not None:
+                    tick(n / len(plan.sizes))
+        at = end
+    return at, y, kept
 
 
 def solve_direct(terms: Terms, method: SDEMethod, plan: Plan, y0: Tensor, tick: Tick = None) -> Tensor:
@@ -66,6 +119,9 @@ class _Discrete(torch.autograd.Function):
         """Solve without a graph."""
         count = len(plan.sizes)
         length = max(1, min(LONGEST, count // SHARE))
+        if plan.compiled is not None:  # whole blocks of compiled steps
+            size = plan.compiled.fused.steps
+            length = max(size, length // size * size)
         y, carry = y0, method.begin(terms, plan.starts[0], y0)
         bounds = [*range(0, count, length), count]
         reported: dict[int, Tensor] = {}
@@ -82,11 +138,18 @@ class _Discrete(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         """Sweep backwards."""
-        refuse_second_order("discrete")
         (grad,) = grads
         terms, method, plan, width = ctx.terms, ctx.method, ctx.plan, ctx.width
         saved = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            tensors, plain = saved[len(saved) - len(ctx.ids) :], plan._replace(compiled=None)
+            first, seed = gradient_twice(
+                lambda y: solve_direct(terms, method, plain, y), saved[0], ctx.ids, tensors, grad
+            )
+            return None, None, None, None, first, *seed
         leaves = Leaves(ctx.ids, saved[len(saved) - len(ctx.ids) :])
+        if leaves.instead:  # what puts tensors in the place of others cannot be compiled
+            plan = plan._replace(compiled=None)
         params = leaves.tensors
         total: list[Tensor | None] = [None] * len(params)
         cotangent: list[Tensor | None] = [None] * width

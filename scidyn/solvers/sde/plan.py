@@ -13,10 +13,13 @@ from torch import Tensor
 from scidyn._check.values import number
 from scidyn.errors import TimeGridError
 from scidyn.solvers.brownian.noise import Noise
+from scidyn.solvers.sde.compiling import Choice
 
 __all__ = ["Plan", "Source", "make_grid", "make_plan"]
 
-BLOCK = 64
+
+SLACK = 1e-5  # times given in single precision must not cost one more step
+BLOCK = 16  # steps drawn at once by a source that names no number
 
 
 class Source(Protocol):
@@ -37,7 +40,7 @@ def make_grid(times: Sequence[float], dt: float | None, jumps: Sequence[float]) 
     step = number("dt", dt, above=0.0)
     grid = [first]
     for a, b in itertools.pairwise(nodes):
-        n = max(1, math.ceil((b - a) / step - 1e-9))
+        n = max(1, math.ceil((b - a) / step * (1.0 - SLACK)))
         grid.extend(a + (b - a) * i / n for i in range(1, n))
         grid.append(b)
     return grid
@@ -56,17 +59,24 @@ class Plan(NamedTuple):
         Noise of the steps.
     report : dict of int to int
         Number of steps taken → place in the output.
+    stamps : Tensor
+        The starts as one tensor.
+    compiled : Choice or None
+        Some steps as one function.
     """
 
     starts: tuple[Tensor, ...]
     sizes: list[float]
     source: Source
     report: dict[int, int]
+    stamps: Tensor
+    compiled: Choice | None = None
 
     def noises(self, start: int, stop: int) -> Iterator[Noise]:
         """Noise of each step of a range, drawn in blocks."""
+        chunk = getattr(self.source, "chunk", BLOCK)
         while start < stop:
-            end = min(stop, (start // BLOCK + 1) * BLOCK)
+            end = min(stop, (start // chunk + 1) * chunk)
             block = self.source.block(start, end)
             parts = [[None] * (end - start) if x is None else x.unbind(0) for x in block]
             yield from map(Noise, *parts)
@@ -93,4 +103,4 @@ def make_plan(times: Sequence[float], source: Source, like: Tensor) -> Plan:
     last = max(report)
     stamps = torch.tensor(grid[: last + 1], dtype=torch.float64, device="cpu").to(like.real.dtype).to(like.device)
     sizes = [b - a for a, b in itertools.pairwise(grid[: last + 1])]
-    return Plan(stamps.unbind(0), sizes, source, report)
+    return Plan(stamps.unbind(0), sizes, source, report, stamps)

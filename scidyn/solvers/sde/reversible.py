@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scidyn.solvers.sde.capture import Leaves, refuse_second_order
-from scidyn.solvers.sde.engine import Tick, _accumulate, _stack, advance
+from scidyn.solvers.sde.capture import Leaves
+from scidyn.solvers.sde.engine import Tick, _accumulate, _stack, advance, solve_direct
 from scidyn.solvers.sde.methods.reversible_heun import ReversibleHeun
 from scidyn.solvers.sde.plan import Plan
+from scidyn.solvers.sde.second_order import gradient_twice
 from scidyn.solvers.sde.terms import Terms
 
 __all__ = ["reconstruct", "solve_reversible"]
@@ -48,16 +49,18 @@ class _Reversible(torch.autograd.Function):
         carry = method.begin(terms, plan.starts[0], y0)
         y, carry, kept = advance(terms, method, plan, (0, len(plan.sizes)), y0, carry, tick)
         ctx.terms, ctx.method, ctx.plan, ctx.ids = terms, method, plan, [id(p) for p in params]
-        ctx.save_for_backward(y, carry[0], *params)
+        ctx.save_for_backward(y, carry[0], y0, *params)
         return _stack(y0, kept)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         """Sweep backwards; a bar marks a cotangent."""
-        refuse_second_order("reversible")
         (grad,) = grads
         terms, method, plan = ctx.terms, ctx.method, ctx.plan
-        y, z, *saved = ctx.saved_tensors
+        y, z, start, *saved = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            first, seed = gradient_twice(lambda y: solve_direct(terms, method, plan, y), start, ctx.ids, saved, grad)
+            return None, None, None, None, first, *seed
         leaves = Leaves(ctx.ids, saved)
         params = leaves.tensors
         total: list[Tensor | None] = [None] * len(params)
