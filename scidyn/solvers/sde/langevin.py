@@ -100,7 +100,7 @@ def solve_langevin(
     --------
     >>> import torch
     >>> from scidyn.solvers import solve_langevin
-    >>> x0 = torch.zeros(2000, 1, dtype=torch.float64)
+    >>> x0 = torch.zeros(20000, 1, dtype=torch.float64)
     >>> path = solve_langevin(lambda x: 4 * x, x0, None, [0.0, 10.0], dt=0.1, seed=0)
     >>> abs(path.x[:, -1].var().item() - 1 / 4) < 0.03
     True
