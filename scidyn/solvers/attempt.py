@@ -87,6 +87,8 @@ class Outcome(NamedTuple):
         Polynomials of the steps.
     flags : Tensor of bool, shape (K + 1,)
         Whether any sample moved in each attempt, and whether any is still running.
+    choice : Tensor, shape (K, batch), or None
+        Formulas used, of a method that has several.
     """
 
     state: LoopState
@@ -95,6 +97,7 @@ class Outcome(NamedTuple):
     states: Tensor
     coef: Tensor
     flags: Tensor
+    choice: Tensor | None = None
 
 
 def attempts(
@@ -102,24 +105,28 @@ def attempts(
 ) -> Outcome:
     """Make ``count`` attempts in a row and stack their records; the host reads nothing."""
     states, sizes, coefs, times = [], [], [], []
+    choices: list[Tensor] = []
     for _ in range(count):
         states.append(state.y)
-        state, size, coef = attempt(rate, method, controller, bounds, state)
+        state, size, coef, choice = attempt(rate, method, controller, bounds, state)
         sizes.append(size)
         coefs.append(torch.stack(coef))
         times.append(state.t)
+        if choice is not None:
+            choices.append(choice)
     size = torch.stack(sizes)
     running = (state.status == RUNNING).any().reshape(1)
     flags = torch.cat([(size > 0).any(dim=1), running])
-    return Outcome(state, torch.stack(times), size, torch.stack(states), torch.stack(coefs), flags)
+    used = torch.stack(choices) if choices else None
+    return Outcome(state, torch.stack(times), size, torch.stack(states), torch.stack(coefs), flags, used)
 
 
 def attempt(
     rate: Rate, method: Method, controller: Controller, bounds: Bounds, state: LoopState
-) -> tuple[LoopState, Tensor, tuple[Tensor, ...]]:
+) -> tuple[LoopState, Tensor, tuple[Tensor, ...], Tensor | None]:
     """Try one step for every running sample; one that is finished, failed or rejected moves by zero.
 
-    Gives the new state, the accepted sizes and the polynomial. Nothing is read by the host.
+    Gives the new state, the accepted sizes, the polynomial and the formulas used. Nothing is read by the host.
     """
     running = state.status == RUNNING
     remaining = bounds.end - state.t
@@ -159,7 +166,7 @@ def attempt(
         accepted=accepted,
         rejected=rejected,
     )
-    return following, torch.where(accept, h, 0.0), taken.coef
+    return following, torch.where(accept, h, 0.0), taken.coef, taken.choice
 
 
 def _status(bounds: Bounds, state: LoopState, proposal: Tensor, ratio: Tensor, reject: Tensor) -> Tensor:

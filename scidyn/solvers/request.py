@@ -17,6 +17,7 @@ from scidyn.solvers.adjoint.direct import replay
 from scidyn.solvers.adjoint.discrete import attach
 from scidyn.solvers.adjoint.regularisation import check_regularize, regularised, with_nodes
 from scidyn.solvers.adjoint.reversible import Marks, attach_reversible, reversible
+from scidyn.solvers.adjoint.timeparallel import check_timeparallel, sweep_or_refuse
 from scidyn.solvers.adjoint.times import move, move_outputs
 from scidyn.solvers.arguments import Problem
 from scidyn.solvers.backends import torchdiffeq
@@ -26,6 +27,7 @@ from scidyn.solvers.dense import Records, evaluate, locate
 from scidyn.solvers.failure import report
 from scidyn.solvers.fixed_steps import integrate_fixed
 from scidyn.solvers.loop import Trace, integrate
+from scidyn.solvers.methods.stepper import repeatable
 from scidyn.solvers.solution import Solution, Stats
 from scidyn.solvers.status import Status
 
@@ -64,6 +66,8 @@ def solve(problem: Problem, request: Request) -> Solution:
     if request.backend == "torchdiffeq":
         trace = _with_torchdiffeq(problem, adjoint, inputs)
         return report(make_solution(problem, trace, trace.y), trace.last_size, request.on_failure)
+    if inputs is not None and request.compile is False:
+        problem = problem._replace(method=repeatable(problem.method))
     trace, marks = _integrate(problem, k1, request, differentiate=inputs is not None)
     nodes = request.regularize in ("error", "stiffness") and len(trace.size) > 0
     whole, longer = with_nodes(problem, trace) if nodes else (problem, trace)
@@ -83,12 +87,14 @@ def _check(problem: Problem, request: Request) -> None:
         if not native or request.checkpoints is not None:
             raise OptionError("regularize needs backend='native' and every state: leave out backend and checkpoints.")
         check_regularize(problem, request.regularize, request.adjoint)
+    if request.adjoint == "timeparallel":
+        check_timeparallel(problem)
     if request.adjoint == "backsolve":
         check_backsolve(problem.method)
     if request.checkpoints is not None:
         if not native:
             raise OptionError(f"checkpoints needs backend='native'; got {request.backend!r}.")
-        check_checkpoints(problem.method, request.adjoint)
+        check_checkpoints(request.adjoint)
     if request.backend == "torchdiffeq":
         torchdiffeq.suits(problem, request.dense, request.compile, request.controller)
 
@@ -98,7 +104,7 @@ def _integrate(
 ) -> tuple[Trace, Marks | Checkpoints | None]:
     """Step to the end, keeping what the adjoint needs."""
     along = differentiate and request.adjoint == "interpolating"
-    keep = along or (differentiate and request.adjoint == "discrete")
+    keep = along or (differentiate and request.adjoint in ("discrete", "timeparallel"))
     marks: Marks | Checkpoints | None = None
     if differentiate and request.adjoint == "reversible":
         marks = Marks()
@@ -143,15 +149,16 @@ def _differentiable(
 ) -> Tensor:
     """Attach the gradient to the solution; times not reached hold NaN without one."""
     y0, times = _start(problem), problem.times
-    if adjoint == "discrete":
-        y = attach(problem, trace, y0, inputs, marks if isinstance(marks, Checkpoints) else None)
+    if adjoint in ("discrete", "timeparallel"):
+        kept, sweep = marks if isinstance(marks, Checkpoints) else None, None
+        y = attach(problem, trace, y0, inputs, kept, sweep_or_refuse if adjoint == "timeparallel" else sweep)
     elif adjoint in ("backsolve", "interpolating"):
         y = attach_continuous(problem, trace, y0, inputs, adjoint)
     elif isinstance(marks, Marks):
         y = attach_reversible(problem, trace, marks, y0, inputs)
     else:
         grid, fixed = (trace.times, trace.size), problem.stepping == "fixed"
-        y = replay(problem.field, problem.method, y0, *grid, times.detach(), fixed)
+        y = replay(problem.field, problem.method, y0, *grid, times.detach(), fixed, trace.choice)
         y = y.masked_fill(torch.isnan(trace.y).all(dim=-1, keepdim=True), torch.nan)
     return move_outputs(problem.field, times, y, problem.y0) if times.requires_grad else y
 

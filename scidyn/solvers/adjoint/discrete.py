@@ -11,14 +11,14 @@ from its record, so no graph of the solve is kept.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from scidyn.solvers.adjoint.capture import Gate, Swapped, tangled
-from scidyn.solvers.adjoint.checkpoints import Checkpoints, by_segments
+from scidyn.solvers.adjoint.checkpoints import Checkpoints, Kept, by_segments
 from scidyn.solvers.adjoint.direct import replay
 from scidyn.solvers.adjoint.records import Cotangents, Steps, add
 from scidyn.solvers.adjoint.together import Coupled, sweep_together, worthwhile
@@ -28,16 +28,28 @@ from scidyn.solvers.loop import Trace
 
 __all__ = ["attach"]
 
+Sweep = Callable[[Problem, Steps, Cotangents, Sequence[Tensor]], list[Tensor | None]]
+
 
 def attach(
-    problem: Problem, trace: Trace, y0: Tensor, params: Sequence[Tensor], checkpoints: Checkpoints | None = None
+    problem: Problem,
+    trace: Trace,
+    y0: Tensor,
+    params: Sequence[Tensor],
+    checkpoints: Checkpoints | None = None,
+    sweep: Sweep | None = None,
 ) -> Tensor:
-    """Give ``trace.y`` a gradient with respect to ``y0`` and ``params``; failed rows get none."""
+    """Give ``trace.y`` a gradient with respect to ``y0`` and ``params``; failed rows get none.
+
+    Without a ``sweep`` the way to go over the steps is chosen by their number and size.
+    """
     bare = problem._replace(y0=problem.y0.detach(), times=problem.times.detach())
     states, kept = trace.states, None
     if checkpoints is not None:
-        kept, states = tuple(checkpoints.states), torch.stack(list(checkpoints.states.values()))
-    return _DiscreteAdjoint.apply(bare, kept, trace.y, trace.times, trace.size, states, y0, *params)
+        kept = Kept(tuple(checkpoints.states), checkpoints.limit)
+        states = torch.stack(list(checkpoints.states.values()))
+    path = (trace.times, trace.size, states, trace.choice)
+    return _DiscreteAdjoint.apply(bare, sweep or _choose, kept, trace.y, *path, y0, *params)
 
 
 class _DiscreteAdjoint(torch.autograd.Function):
@@ -45,40 +57,41 @@ class _DiscreteAdjoint(torch.autograd.Function):
     def forward(
         ctx: Any,
         problem: Problem,
-        kept: tuple[int, ...] | None,
+        sweep: Sweep,
+        kept: Kept | None,
         y: Tensor,
         times: Tensor,
         size: Tensor,
         states: Tensor,
+        choice: Tensor | None,
         y0: Tensor,
         *params: Tensor,
     ) -> Tensor:
-        ctx.problem, ctx.kept = problem, kept
-        ctx.save_for_backward(y, times, size, states, y0, *params)
+        ctx.problem, ctx.sweep, ctx.kept = problem, sweep, kept
+        ctx.save_for_backward(y, times, size, states, choice, y0, *params)
         return y.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        y, times, size, states, y0, *params = ctx.saved_tensors
-        needed = ctx.needs_input_grad[6:]
+        y, times, size, states, choice, y0, *params = ctx.saved_tensors
+        steps, needed = Steps(times, size, states, choice), ctx.needs_input_grad[8:]
         grad = grad.masked_fill(torch.isnan(y).all(dim=-1, keepdim=True), 0.0)
         if torch.is_grad_enabled():
-            found = _twice(ctx.problem, times, size, y0, params, needed, grad)
+            found = _twice(ctx.problem, steps, y0, params, needed, grad)
         elif tangled(params):
             # of tensors computed from each other each gets its own share only
             bare = [p.detach().requires_grad_() for p in params]
             with Swapped(params, bare):
-                found = _once(ctx.problem, Steps(times, size, states), bare, grad, ctx.kept)
+                found = _once(ctx.problem, ctx.sweep, steps, bare, grad, ctx.kept)
         else:
-            found = _once(ctx.problem, Steps(times, size, states), params, grad, ctx.kept)
+            found = _once(ctx.problem, ctx.sweep, steps, params, grad, ctx.kept)
         found_or_none = [g if need else None for g, need in zip(found, needed, strict=True)]
-        return None, None, None, None, None, None, *found_or_none
+        return *[None] * 8, *found_or_none
 
 
 def _twice(
     problem: Problem,
-    times: Tensor,
-    size: Tensor,
+    steps: Steps,
     y0: Tensor,
     params: Sequence[Tensor],
     needed: Sequence[bool],
@@ -87,8 +100,9 @@ def _twice(
     """Gradient that can be differentiated again: repeat the steps under autograd."""
     gate = Gate()
     inputs = [gate(y0), *map(gate, params)]
+    path, fixed = (inputs[0], steps.times, steps.size, problem.times), problem.stepping == "fixed"
     with Swapped(params, inputs[1:]):
-        y = replay(problem.field, problem.method, inputs[0], times, size, problem.times, problem.stepping == "fixed")
+        y = replay(problem.field, problem.method, *path, fixed, steps.choice)
     chosen = [x for x, need in zip(inputs, needed, strict=True) if need]
     gate.closed = True
     found = iter(torch.autograd.grad(y, chosen, grad, create_graph=True, allow_unused=True))
@@ -97,7 +111,7 @@ def _twice(
 
 
 def _once(
-    problem: Problem, steps: Steps, params: Sequence[Tensor], grad: Tensor, kept: tuple[int, ...] | None
+    problem: Problem, sweep: Sweep, steps: Steps, params: Sequence[Tensor], grad: Tensor, kept: Kept | None
 ) -> list[Tensor | None]:
     """Sweep over the steps from the last to the first."""
     if len(steps.size) == 0:
@@ -105,17 +119,16 @@ def _once(
     index, theta = locate(steps.times, problem.times.expand(steps.times.shape[1], -1))
     theta = torch.where(theta > 0.5, 1.0, 0.0) if problem.stepping == "fixed" else theta
     if kept is None:
-        return _choose(problem, steps, Cotangents.of(steps, index, theta, grad), params)
+        return sweep(problem, steps, Cotangents.of(steps, index, theta, grad), params)
 
     def segment(part: Steps, low: int, last: Tensor) -> list[Tensor | None]:
         local = index - low
         here = ((local >= 0) & (local < len(part.size))).unsqueeze(-1)
         outer = Cotangents.of(part, local.clamp(0, len(part.size) - 1), theta, torch.where(here, grad, 0.0))
         outer.nodes[-1] += last
-        return _choose(problem, part, outer, params)
+        return sweep(problem, part, outer, params)
 
-    stored = dict(zip(kept, steps.states, strict=True))
-    return by_segments(problem, steps.times, steps.size, stored, torch.zeros_like(steps.states[0]), segment)
+    return by_segments(problem, steps, kept, torch.zeros_like(steps.states[0]), segment)
 
 
 def _choose(problem: Problem, steps: Steps, outer: Cotangents, params: Sequence[Tensor]) -> list[Tensor | None]:
@@ -137,7 +150,8 @@ def _sweep(problem: Problem, steps: Steps, outer: Cotangents, params: Sequence[T
         moved = (steps.size[n] > 0).unsqueeze(-1)
         with torch.enable_grad():
             y = steps.states[n].detach().requires_grad_()
-            taken = problem.method.replay(problem.field, steps.times[n], steps.size[n], y, dense=outer.inside[n])
+            formula = steps.formula(problem.method, n)
+            taken = formula.replay(problem.field, steps.times[n], steps.size[n], y, dense=outer.inside[n])
         outputs, weights = [taken.y1], [torch.where(moved, state_grad, 0.0)]
         if outer.inside[n]:
             outputs += taken.coef

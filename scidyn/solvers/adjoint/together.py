@@ -9,11 +9,15 @@ from torch import Tensor
 
 from scidyn.solvers.adjoint.records import Cotangents, Steps, add
 from scidyn.solvers.arguments import Problem
+from scidyn.solvers.field import Field
+from scidyn.solvers.folded import folded
+from scidyn.solvers.methods.stepper import pinned
 
 __all__ = ["Coupled", "sweep_together", "worthwhile"]
 
 WIDEST_STATE = 8
 ROWS = 4096
+ENTRIES = 2**23
 WIDEST_PRODUCT = 512
 
 
@@ -41,8 +45,8 @@ def sweep_together(problem: Problem, steps: Steps, outer: Cotangents, params: Se
     Coupled
         If samples mix, or f cannot be evaluated for many steps at once.
     """
-    count, batch, _ = steps.states.shape
-    length = max(1, ROWS // batch)
+    count, batch, width = steps.states.shape
+    length = max(1, min(ROWS, ENTRIES // width**2) // batch)
     totals: list[Tensor | None] = [None] * len(params)
     state_grad = outer.nodes[-1]
     for high in range(count, 0, -length):
@@ -94,6 +98,9 @@ def _inside(
 def _replay(problem: Problem, steps: Steps, chosen: slice | Tensor, dense: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Repeat steps under autograd; gives the states they start from, their ends and their polynomials."""
 
+    if problem.method.implicit or steps.choice is not None:
+        return replay_folded(problem, steps, chosen, dense)
+
     def take(t: Tensor, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         taken = problem.method.replay(problem.field, t, h, y, dense=dense)
         return taken.y1, torch.stack(taken.coef) if dense else taken.y1
@@ -104,6 +111,26 @@ def _replay(problem: Problem, steps: Steps, chosen: slice | Tensor, dense: bool)
             y1, coef = torch.func.vmap(take)(steps.times[:-1][chosen], steps.size[chosen], y)
         except (RuntimeError, ValueError, NotImplementedError) as reason:
             raise Coupled from reason
+    return y, y1, coef
+
+
+def replay_folded(problem: Problem, steps: Steps, chosen: slice | Tensor, dense: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Do the same with the rows of all steps as one batch, for methods that look at the values of a batch."""
+    inner, states = problem.field, steps.states[chosen]
+    count, batch, width = states.shape
+    f = folded(inner.f, count, inner.shape, own_times=inner.per_sample and len(inner.shape) > 1)
+    rows = torch.Size((count * batch, *problem.state))
+    field = Field(f, inner.args, rows, inner.sign, per_sample=True)
+    t, h = (x[chosen].expand(count, batch).reshape(-1) for x in (steps.times[:-1], steps.size))
+    method = problem.method if steps.choice is None else pinned(problem.method, steps.choice[chosen].reshape(-1))
+    with torch.enable_grad():
+        y = states.detach().requires_grad_()
+        try:
+            taken = method.replay(field, t, h, y.reshape(-1, width), dense=dense)
+        except (RuntimeError, ValueError, NotImplementedError) as reason:
+            raise Coupled from reason
+        y1 = taken.y1.reshape(y.shape)
+        coef = torch.stack(taken.coef).reshape(-1, *y.shape).transpose(0, 1) if dense else y1
     return y, y1, coef
 
 

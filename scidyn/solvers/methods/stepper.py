@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
 from scidyn.solvers.controller import Tolerance
 
-__all__ = ["Method", "Rate", "Step"]
+__all__ = ["Method", "Rate", "Step", "pinned", "repeatable"]
 
 Rate = Callable[[Tensor, Tensor], Tensor]
 
@@ -31,6 +31,9 @@ class Step(NamedTuple):
         True where the stage equations were not solved: the step is rejected and tried with ``h / 4``.
     retry : tuple of Tensor, or None
         Carry after a rejection; None keeps the one the step began with.
+    choice : Tensor, shape (batch,), or None
+        Which of its formulas the step used for each sample, of a method that has several: a replay that
+        is pinned to it uses the same. None for a method with one formula.
     """
 
     y1: Tensor
@@ -39,6 +42,7 @@ class Step(NamedTuple):
     coef: tuple[Tensor, ...]
     failed: Tensor | None = None
     retry: tuple[Tensor, ...] | None = None
+    choice: Tensor | None = None
 
 
 class Method(Protocol):
@@ -84,3 +88,21 @@ class Method(Protocol):
 
         ``err`` may be None and ``carry`` empty; with ``dense=False`` ``coef`` may be empty.
         """
+
+
+def pinned(method: Method, choice: Tensor | None) -> Method:
+    """Give the method whose replay uses the formulas that a step noted in ``Step.choice``."""
+    if choice is None:
+        return method
+    several: Any = method
+    fixed: Method = several.pinned(choice)
+    return fixed
+
+
+def repeatable(method: Method) -> Method:
+    """Give the method whose steps in the loop are those of its replay to rounding, if it can make them so."""
+    several: Any = getattr(method, "repeatable", None)
+    if several is None:
+        return method
+    same: Method = several()
+    return same

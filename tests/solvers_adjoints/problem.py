@@ -1,0 +1,68 @@
+"""One small nonlinear problem with time as input and parameters, in the form that each method takes."""
+
+from dataclasses import replace
+
+import torch
+
+from scidyn.solvers import SemilinearField, SeparableField, SplitField, solve_ode
+from scidyn.solvers.methods import METHODS
+from scidyn.solvers.newton import NewtonSettings
+
+F64 = torch.float64
+TIMES = torch.tensor([0.0, 0.11, 0.3, 0.42], dtype=F64)
+STEPPINGS = ("shared", "per_sample", "fixed")
+ADAPTIVE = [name for name, method in METHODS.items() if method.adaptive]
+CASES = [(name, mode) for name in METHODS for mode in STEPPINGS if mode == "fixed" or name in ADAPTIVE]
+TOLERANCE = {"rtol": 1e-5, "atol": 1e-7}
+
+
+def field(method, p):
+    """Give f for a method: one function, or a field in parts."""
+    if method in ("velocity_verlet", "yoshida4"):
+        return SeparableField(
+            lambda t, v: torch.sin(v) * p[0] + p[1] * column(t, v),
+            lambda t, q: -p[2] * torch.sin(q) + p[3] * torch.cos(column(t, q)),
+        )
+    if method == "etdrk4":
+        diagonal = torch.tensor([-1.0, -5.0], dtype=F64)
+        return SemilinearField(diagonal, lambda t, y: coupled(t, y, p) * 0.5)
+    if method == "kencarp4":
+        return SplitField(lambda t, y: p[0] * torch.cos(y), lambda t, y: coupled(t, y, p))
+    return lambda t, y: coupled(t, y, p)
+
+
+def column(t, y):
+    """Give t the shape of one column of y."""
+    return t.reshape(-1, 1) if t.ndim else t
+
+
+def coupled(t, y, p):
+    """Two states that turn each other, forced and damped."""
+    a, b = y.unbind(-1)
+    s = t.reshape(-1) if t.ndim else t
+    first = -p[0] * torch.sin(b) + p[1] * torch.cos(s) * a
+    return torch.stack([first, p[2] * a * b - p[3] * b + 0.3 * s], dim=-1)
+
+
+def leaves(seed=0):
+    """Initial states of three samples, and four parameters."""
+    generator = torch.Generator().manual_seed(seed)
+    y0 = torch.randn(3, 2, dtype=F64, generator=generator).requires_grad_()
+    p = (0.5 + torch.rand(4, dtype=F64, generator=generator)).requires_grad_()
+    return y0, p
+
+
+def options(method, stepping):
+    """Give the options of a solve in a dozen steps; stages are solved to rounding, so that steps can be repeated."""
+    chosen = METHODS[method]
+    if hasattr(chosen, "newton"):
+        chosen = replace(chosen, newton=NewtonSettings(20, 1e-8))
+    return {"method": chosen, "stepping": stepping, **TOLERANCE, "dt0": 0.06 if stepping == "fixed" else None}
+
+
+def gradient(method, stepping, **more):
+    """Give the solution and the gradient of one loss with respect to the initial states and the parameters."""
+    y0, p = leaves()
+    y = solve_ode(field(method, p), y0, TIMES, params=[p], **(options(method, stepping) | more)).y
+    weight = torch.linspace(-1, 1, y.numel(), dtype=F64).reshape(y.shape)
+    return [y.detach(), *torch.autograd.grad((weight * y + y**2).sum(), [y0, p])]
