@@ -31,7 +31,7 @@ from scidyn.solvers.events import Event, EventRecord
 from scidyn.solvers.ode import solve_ode
 from scidyn.solvers.phi import phi_functions
 from scidyn.solvers.sde import LangevinSolution, SDESolution, solve_langevin, solve_sde
-from scidyn.solvers.sensitivity import solve_sensitivities
+from scidyn.solvers.sensitivity import sol_jacobian, solve_sensitivities
 from scidyn.solvers.solution import Solution, Stats
 from scidyn.solvers.split import SemilinearField, SeparableField, SplitField
 from scidyn.solvers.status import Status
@@ -77,6 +77,7 @@ __all__ = [
     "rate_kl",
     "simulate_ssa",
     "simulate_tau_leaping",
+    "sol_jacobian",
     "solve_cde",
     "solve_langevin",
     "solve_ode",

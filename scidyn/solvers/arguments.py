@@ -19,11 +19,11 @@ from scidyn.solvers.methods import METHODS, Method
 __all__ = ["Problem", "prepare"]
 
 STEPPING = ("shared", "per_sample", "fixed")
-ADJOINT = ("discrete", "direct", "timeparallel", "reversible", "backsolve", "interpolating", None)
+ADJOINT = ("discrete", "direct", "timeparallel", "forward", "reversible", "backsolve", "interpolating", None)
 BACKEND = ("native", "scipy", "torchdiffeq")
 BACKEND_ADJOINTS = {
     "native": ADJOINT,
-    "scipy": ("discrete", "direct", "timeparallel", "interpolating", None),
+    "scipy": ("discrete", "direct", "timeparallel", "forward", "interpolating", None),
     "torchdiffeq": ("discrete", "direct", "backsolve", None),
 }
 NORM = ("max", "rms")

@@ -15,9 +15,10 @@ from scidyn.solvers.adjoint.checkpoints import Checkpoints, check_checkpoints
 from scidyn.solvers.adjoint.continuous import attach_continuous, check_backsolve
 from scidyn.solvers.adjoint.direct import replay
 from scidyn.solvers.adjoint.discrete import attach
+from scidyn.solvers.adjoint.forward import attach_forward
 from scidyn.solvers.adjoint.regularisation import check_regularize, regularised, with_nodes
 from scidyn.solvers.adjoint.reversible import Marks, attach_reversible, reversible
-from scidyn.solvers.adjoint.timeparallel import check_timeparallel, sweep_or_refuse
+from scidyn.solvers.adjoint.timeparallel import check_real, sweep_or_refuse
 from scidyn.solvers.adjoint.times import move, move_outputs
 from scidyn.solvers.arguments import Problem
 from scidyn.solvers.backends import torchdiffeq
@@ -87,8 +88,8 @@ def _check(problem: Problem, request: Request) -> None:
         if not native or request.checkpoints is not None:
             raise OptionError("regularize needs backend='native' and every state: leave out backend and checkpoints.")
         check_regularize(problem, request.regularize, request.adjoint)
-    if request.adjoint == "timeparallel":
-        check_timeparallel(problem)
+    if request.adjoint in ("timeparallel", "forward"):
+        check_real(problem, request.adjoint)
     if request.adjoint == "backsolve":
         check_backsolve(problem.method)
     if request.checkpoints is not None:
@@ -104,7 +105,7 @@ def _integrate(
 ) -> tuple[Trace, Marks | Checkpoints | None]:
     """Step to the end, keeping what the adjoint needs."""
     along = differentiate and request.adjoint == "interpolating"
-    keep = along or (differentiate and request.adjoint in ("discrete", "timeparallel"))
+    keep = along or (differentiate and request.adjoint in ("discrete", "timeparallel", "forward"))
     marks: Marks | Checkpoints | None = None
     if differentiate and request.adjoint == "reversible":
         marks = Marks()
@@ -152,6 +153,8 @@ def _differentiable(
     if adjoint in ("discrete", "timeparallel"):
         kept, sweep = marks if isinstance(marks, Checkpoints) else None, None
         y = attach(problem, trace, y0, inputs, kept, sweep_or_refuse if adjoint == "timeparallel" else sweep)
+    elif adjoint == "forward":
+        y = attach_forward(problem, trace, y0, inputs)
     elif adjoint in ("backsolve", "interpolating"):
         y = attach_continuous(problem, trace, y0, inputs, adjoint)
     elif isinstance(marks, Marks):

@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from scidyn.errors import OptionError, SolverError
 from scidyn.solvers.adjoint.capture import Swapped
+from scidyn.solvers.adjoint.once import refuse_twice
 from scidyn.solvers.adjoint.records import add
 from scidyn.solvers.arguments import Problem
 from scidyn.solvers.dense import Records, evaluate, locate
@@ -73,16 +73,16 @@ class _ContinuousAdjoint(torch.autograd.Function):
         return y.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         y, *tensors = ctx.saved_tensors
         path = Records(*tensors[: ctx.count]) if ctx.count else None
         params = tensors[ctx.count + 1 :]
         # of tensors computed from each other each gets its own share only
         bare = [p.detach().requires_grad_() for p in params]
-        with Swapped(params, bare):
+        with Swapped(params, bare), torch.no_grad():
             found = _backwards(ctx.problem, y, upstream[0], path, bare)
-        return (None, None, None, *[None] * ctx.count, *found)
+        kind = "interpolating" if ctx.count else "backsolve"
+        return (None, None, None, *[None] * ctx.count, *refuse_twice(kind, found, [*upstream, *tensors[ctx.count :]]))
 
 
 def _backwards(

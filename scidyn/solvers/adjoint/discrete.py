@@ -17,16 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scidyn.solvers.adjoint.at_once import Coupled
 from scidyn.solvers.adjoint.capture import Gate, Swapped, tangled
 from scidyn.solvers.adjoint.checkpoints import Checkpoints, Kept, by_segments
 from scidyn.solvers.adjoint.direct import replay
 from scidyn.solvers.adjoint.records import Cotangents, Steps, add
-from scidyn.solvers.adjoint.together import Coupled, sweep_together, worthwhile
+from scidyn.solvers.adjoint.together import sweep_together, worthwhile
 from scidyn.solvers.arguments import Problem
 from scidyn.solvers.dense import locate
 from scidyn.solvers.loop import Trace
 
-__all__ = ["attach"]
+__all__ = ["attach", "repeat"]
 
 Sweep = Callable[[Problem, Steps, Cotangents, Sequence[Tensor]], list[Tensor | None]]
 
@@ -49,7 +50,7 @@ def attach(
         kept = Kept(tuple(checkpoints.states), checkpoints.limit)
         states = torch.stack(list(checkpoints.states.values()))
     path = (trace.times, trace.size, states, trace.choice)
-    return _DiscreteAdjoint.apply(bare, sweep or _choose, kept, trace.y, *path, y0, *params)
+    return _DiscreteAdjoint.apply(bare, sweep or repeat, kept, trace.y, *path, y0, *params)
 
 
 class _DiscreteAdjoint(torch.autograd.Function):
@@ -82,9 +83,9 @@ class _DiscreteAdjoint(torch.autograd.Function):
             # of tensors computed from each other each gets its own share only
             bare = [p.detach().requires_grad_() for p in params]
             with Swapped(params, bare):
-                found = _once(ctx.problem, ctx.sweep, steps, bare, grad, ctx.kept)
+                found = _once(ctx.problem, steps, bare, grad, ctx.kept, ctx.sweep)
         else:
-            found = _once(ctx.problem, ctx.sweep, steps, params, grad, ctx.kept)
+            found = _once(ctx.problem, steps, params, grad, ctx.kept, ctx.sweep)
         found_or_none = [g if need else None for g, need in zip(found, needed, strict=True)]
         return *[None] * 8, *found_or_none
 
@@ -111,7 +112,7 @@ def _twice(
 
 
 def _once(
-    problem: Problem, sweep: Sweep, steps: Steps, params: Sequence[Tensor], grad: Tensor, kept: Kept | None
+    problem: Problem, steps: Steps, params: Sequence[Tensor], grad: Tensor, kept: Kept | None, sweep: Sweep
 ) -> list[Tensor | None]:
     """Sweep over the steps from the last to the first."""
     if len(steps.size) == 0:
@@ -131,8 +132,8 @@ def _once(
     return by_segments(problem, steps, kept, torch.zeros_like(steps.states[0]), segment)
 
 
-def _choose(problem: Problem, steps: Steps, outer: Cotangents, params: Sequence[Tensor]) -> list[Tensor | None]:
-    """Sweep in whichever way suits the problem."""
+def repeat(problem: Problem, steps: Steps, outer: Cotangents, params: Sequence[Tensor]) -> list[Tensor | None]:
+    """Take the steps again in whichever way suits the problem."""
     steps = steps.at_safe_states()
     if worthwhile(problem, steps):
         try:

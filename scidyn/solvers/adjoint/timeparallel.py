@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from scidyn.errors import OptionError
+from scidyn.solvers.adjoint.at_once import Coupled
 from scidyn.solvers.adjoint.records import Cotangents, Steps
-from scidyn.solvers.adjoint.together import Coupled, sweep_together
+from scidyn.solvers.adjoint.together import sweep_together
 from scidyn.solvers.arguments import Problem
 
-__all__ = ["check_timeparallel", "sweep_or_refuse"]
+__all__ = ["check_real", "sweep_or_refuse"]
 
 
-def check_timeparallel(problem: Problem) -> None:
+def check_real(problem: Problem, adjoint: str) -> None:
     """Refuse complex states, whose Jacobians are not matrices of the state's own size.
 
     Raises
@@ -29,9 +29,7 @@ def check_timeparallel(problem: Problem) -> None:
         If the state is complex.
     """
     if problem.y0.is_complex():
-        raise OptionError(
-            f"adjoint='timeparallel' takes real states; y0 is {problem.y0.dtype}: pass adjoint='discrete'."
-        )
+        raise OptionError(f"adjoint={adjoint!r} takes real states; y0 is {problem.y0.dtype}: pass adjoint='discrete'.")
 
 
 def sweep_or_refuse(problem: Problem, steps: Steps, outer: Cotangents, params: Sequence[Tensor]) -> list[Tensor | None]:

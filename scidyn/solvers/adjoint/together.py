@@ -7,11 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from scidyn.solvers.adjoint.at_once import Coupled, replay_steps
 from scidyn.solvers.adjoint.records import Cotangents, Steps, add
 from scidyn.solvers.arguments import Problem
-from scidyn.solvers.field import Field
-from scidyn.solvers.folded import folded
-from scidyn.solvers.methods.stepper import pinned
 
 __all__ = ["Coupled", "sweep_together", "worthwhile"]
 
@@ -19,10 +17,6 @@ WIDEST_STATE = 8
 ROWS = 4096
 ENTRIES = 2**23
 WIDEST_PRODUCT = 512
-
-
-class Coupled(Exception):
-    """The rate of one sample depends on another, or f cannot be evaluated for all steps at once."""
 
 
 def worthwhile(problem: Problem, steps: Steps) -> bool:
@@ -64,7 +58,7 @@ def _segment(
     inner = outer.nodes[low:high]
     added, from_inside = _inside(problem, steps, outer, params, low, high)
     source = inner if added is None else inner + added
-    y, y1, _ = _replay(problem, steps, slice(low, high), dense=False)
+    y, y1, _ = replay_steps(problem, steps, slice(low, high), dense=False)
     eye = torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
     chain = torch.where(moved.unsqueeze(-1), _jacobians(y1, y), eye)
     following, state_grad = [], last.unsqueeze(1)
@@ -87,51 +81,12 @@ def _inside(
     if not chosen:
         return None, [None] * len(params)
     index = torch.tensor(chosen, device=steps.size.device)
-    y, _, coef = _replay(problem, steps, index, dense=True)
+    y, _, coef = replay_steps(problem, steps, index, dense=True)
     weights = outer.coefs(low, high, coef.shape[1])[index - low]
     own, *found = torch.autograd.grad(coef, [y, *params], weights, allow_unused=True)
     added = torch.zeros_like(outer.nodes[low:high])
     added[index - low] = own
     return added, found
-
-
-def _replay(problem: Problem, steps: Steps, chosen: slice | Tensor, dense: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Repeat steps under autograd; gives the states they start from, their ends and their polynomials."""
-
-    if problem.method.implicit or steps.choice is not None:
-        return replay_folded(problem, steps, chosen, dense)
-
-    def take(t: Tensor, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        taken = problem.method.replay(problem.field, t, h, y, dense=dense)
-        return taken.y1, torch.stack(taken.coef) if dense else taken.y1
-
-    with torch.enable_grad():
-        y = steps.states[chosen].detach().requires_grad_()
-        try:
-            y1, coef = torch.func.vmap(take)(steps.times[:-1][chosen], steps.size[chosen], y)
-        except (RuntimeError, ValueError, NotImplementedError) as reason:
-            raise Coupled from reason
-    return y, y1, coef
-
-
-def replay_folded(problem: Problem, steps: Steps, chosen: slice | Tensor, dense: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Do the same with the rows of all steps as one batch, for methods that look at the values of a batch."""
-    inner, states = problem.field, steps.states[chosen]
-    count, batch, width = states.shape
-    f = folded(inner.f, count, inner.shape, own_times=inner.per_sample and len(inner.shape) > 1)
-    rows = torch.Size((count * batch, *problem.state))
-    field = Field(f, inner.args, rows, inner.sign, per_sample=True)
-    t, h = (x[chosen].expand(count, batch).reshape(-1) for x in (steps.times[:-1], steps.size))
-    method = problem.method if steps.choice is None else pinned(problem.method, steps.choice[chosen].reshape(-1))
-    with torch.enable_grad():
-        y = states.detach().requires_grad_()
-        try:
-            taken = method.replay(field, t, h, y.reshape(-1, width), dense=dense)
-        except (RuntimeError, ValueError, NotImplementedError) as reason:
-            raise Coupled from reason
-        y1 = taken.y1.reshape(y.shape)
-        coef = torch.stack(taken.coef).reshape(-1, *y.shape).transpose(0, 1) if dense else y1
-    return y, y1, coef
 
 
 def _jacobians(y1: Tensor, y: Tensor) -> Tensor:
