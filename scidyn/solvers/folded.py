@@ -8,44 +8,55 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scidyn.errors import ShapeError
 from scidyn.solvers.split import SemilinearField, SeparableField, SplitField
 
-__all__ = ["folded"]
+__all__ = ["folded", "in_parts"]
 
 Function = Callable[..., Tensor]
-Call = Callable[[Function, Sequence[Tensor], Tensor, Tensor, tuple[Any, ...]], Tensor]
+Select = Callable[[Any], Function]
 
 
-def plain(f: Function, inputs: Sequence[Tensor], t: Tensor, y: Tensor, args: tuple[Any, ...]) -> Tensor:
-    """Call ``f`` itself."""
-    return f(t, y, *args)
+def in_parts(f: Any, make: Callable[[Select, bool], Function]) -> Function:
+    """Give a field in the same parts as ``f``.
+
+    ``make(select, half)`` makes one part; ``select`` finds it in a field of this kind, and ``half`` says
+    whether it takes one half of the state only.
+    """
+    if isinstance(f, SplitField):
+        return SplitField(make(lambda g: g.explicit, False), make(lambda g: g.implicit, False))
+    if isinstance(f, SemilinearField):
+        return SemilinearField(f.diagonal, make(lambda g: g.nonlinear, False))
+    if isinstance(f, SeparableField):
+        return SeparableField(make(lambda g: g.velocity, True), make(lambda g: g.force, True))
+    return make(lambda g: g, False)
 
 
 def folded(
-    f: Function,
+    bind: Callable[[Sequence[Tensor]], Any],
+    like: Any,
     count: int,
     shape: Sequence[int],
     *,
     own_times: bool,
     inputs: Sequence[Tensor] = (),
-    call: Call = plain,
 ) -> Function:
     """Give the field that sees ``count`` copies of a batch as one batch.
 
     Parameters
     ----------
-    f : callable
-        ``f(t, y)`` or ``f(t, y, args)``; the fields in parts give a field in parts.
+    bind : callable
+        ``bind(own)`` gives the field ``f(t, y)`` or ``f(t, y, args)`` of one copy from its share of ``inputs``.
+    like : callable
+        A field of the same kind; a field in parts gives a field in parts.
     count : int
         Number of copies.
     shape : sequence of int
-        Shape of the state that ``f`` takes, with its batch if it has one.
+        Shape of the state of one copy, with its batch if it has one.
     own_times : bool
-        True if ``f`` takes one time per sample, False if one for all.
+        True if the field takes one time per sample, False if one for all.
     inputs : sequence of Tensor, each of leading axis ``count``
         What differs from copy to copy beside the state.
-    call : callable
-        ``call(f, inputs, t, y, args)`` evaluates ``f`` for one copy with its share of ``inputs``.
 
     Returns
     -------
@@ -54,27 +65,25 @@ def folded(
         leading axis ``count * batch``.
     """
 
-    def again(part: Function, of: Sequence[int] = shape) -> Function:
-        return folded(part, count, of, own_times=own_times, inputs=inputs, call=call)
+    def make(select: Select, half: bool) -> Function:
+        state = (*shape[:-1], shape[-1] // 2) if half else tuple(shape)
 
-    if isinstance(f, SplitField):
-        return SplitField(again(f.explicit), again(f.implicit))
-    if isinstance(f, SemilinearField):
-        return SemilinearField(f.diagonal, again(f.nonlinear))
-    if isinstance(f, SeparableField):
-        half = (*shape[:-1], shape[-1] // 2)
-        return SeparableField(again(f.velocity, half), again(f.force, half))
+        def many(t: Tensor, y: Tensor, *args: Any) -> Tensor:
+            time = t if t.ndim == 0 else t.reshape(count, -1)
+            if t.ndim > 0 and not own_times:
+                time = time[:, 0]
 
-    def many(t: Tensor, y: Tensor, *args: Any) -> Tensor:
-        rows = y.reshape(count, *shape)
-        time = t if t.ndim == 0 else t.reshape(count, -1)
-        if t.ndim > 0 and not own_times:
-            time = time[:, 0]
+            def one(when: Tensor, rows: Tensor, *own: Tensor) -> Tensor:
+                return select(bind(own))(when, rows, *args)
 
-        def one(when: Tensor, state: Tensor, *own: Tensor) -> Tensor:
-            return call(f, own, when, state, args)
+            dims = (None if t.ndim == 0 else 0, 0, *(0 for _ in inputs))
+            # an operation, so that whoever swaps tensors for others sees these
+            each = [x.view_as(x) for x in inputs]
+            rate = torch.func.vmap(one, in_dims=dims)(time, y.reshape(count, *state), *each)
+            if rate.shape != (count, *state):
+                raise ShapeError(f"f returned shape {tuple(rate.shape[1:])}, the state has shape {state}.")
+            return rate.reshape(y.shape)
 
-        dims = (None if t.ndim == 0 else 0, 0, *(0 for _ in inputs))
-        return torch.func.vmap(one, in_dims=dims)(time, rows, *inputs).reshape(y.shape)
+        return many
 
-    return many
+    return in_parts(like, make)

@@ -18,6 +18,8 @@ from scidyn.solvers.methods.stepper import Method
 from scidyn.solvers.request import Request, solve
 from scidyn.solvers.segments import solve_with_jumps
 from scidyn.solvers.solution import Solution
+from scidyn.solvers.transformed_solve import solve_transformed
+from scidyn.solvers.transforms import transforming
 
 __all__ = ["solve_ode"]
 
@@ -190,6 +192,10 @@ def solve_ode(
     A. Sandu, On the properties of Runge–Kutta discrete adjoints, ICCS 2006, 550–557.
     S. McCallum, J. Foster, Efficient, accurate and stable gradients for neural ODEs, arXiv:2410.11648, 2024.
     """
+    if transforming():
+        found = solve_transformed(solve_ode, dict(locals()))
+        if found is not None:
+            return found
     check_choices(adjoint, backend, on_failure, compile)
     setup: dict[str, Any] = {
         "args": args,

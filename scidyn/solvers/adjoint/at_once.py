@@ -42,7 +42,8 @@ def _replay_folded(
     """Do the same with the rows of all steps as one batch, for methods that look at the values of a batch."""
     inner, states = problem.field, steps.states[chosen]
     count, batch, width = states.shape
-    f = folded(inner.f, count, inner.shape, own_times=inner.per_sample and len(inner.shape) > 1)
+    own_times = inner.per_sample and len(inner.shape) > 1
+    f = folded(lambda own: inner.f, inner.f, count, inner.shape, own_times=own_times)
     rows = torch.Size((count * batch, *problem.state))
     field = Field(f, inner.args, rows, inner.sign, per_sample=True)
     t, h = (x[chosen].expand(count, batch).reshape(-1) for x in (steps.times[:-1], steps.size))

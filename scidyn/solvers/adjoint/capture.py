@@ -13,14 +13,15 @@ from torch.utils import _pytree as pytree
 from scidyn.errors import OptionError
 from scidyn.solvers.field import Field
 
-__all__ = ["Gate", "Swapped", "captured", "tangled"]
+__all__ = ["Gate", "Swapped", "captured", "met", "tangled"]
 
 
 class _Watch(TorchFunctionMode):
-    """Note the tensors with gradients that enter an operation and were not made inside."""
+    """Note the tensors that enter an operation and were not made inside; by default those with gradients."""
 
-    def __init__(self) -> None:
+    def __init__(self, every: bool = False) -> None:
         super().__init__()
+        self.every = every
         self.found: dict[int, Tensor] = {}
         self.made: dict[int, Tensor] = {}
 
@@ -28,7 +29,7 @@ class _Watch(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         for tensor in _tensors((args, kwargs)):
-            if id(tensor) not in self.made and tensor.requires_grad:
+            if id(tensor) not in self.made and (self.every or tensor.requires_grad):
                 self.found.setdefault(id(tensor), tensor)
         result = func(*args, **(kwargs or {}))
         for tensor in _tensors(result):
@@ -57,6 +58,15 @@ def captured(field: Field, t: Tensor, y: Tensor, params: Sequence[Tensor] | None
             for leaf in _leaves(rate, list(found.values())):
                 found.setdefault(id(leaf), leaf)
     return tuple(found.values())
+
+
+def met(f: Callable[..., Tensor], t: Tensor, y: Tensor, args: Any) -> list[Tensor]:
+    """Tensors that one call of ``f`` uses beside its time and state, and the leaves of ``args``."""
+    with torch.no_grad(), _Watch(every=True) as watch:
+        f(t, y) if args is None else f(t, y, args)
+    found = {id(x): x for x in _tensors(args)}
+    found |= {id(x): x for x in watch.found.values() if x is not t and x is not y}
+    return list(found.values())
 
 
 def _check(params: Sequence[Tensor]) -> None:

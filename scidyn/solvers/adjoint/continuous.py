@@ -26,6 +26,7 @@ from torch import Tensor
 
 from scidyn.errors import OptionError, SolverError
 from scidyn.solvers.adjoint.capture import Swapped
+from scidyn.solvers.adjoint.mapped import refuse_mapped
 from scidyn.solvers.adjoint.once import refuse_twice
 from scidyn.solvers.adjoint.records import add
 from scidyn.solvers.arguments import Problem
@@ -73,16 +74,17 @@ class _ContinuousAdjoint(torch.autograd.Function):
         return y.clone()
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        kind = "interpolating" if ctx.count else "backsolve"
+        refuse_mapped(kind, grad)
         y, *tensors = ctx.saved_tensors
         path = Records(*tensors[: ctx.count]) if ctx.count else None
         params = tensors[ctx.count + 1 :]
         # of tensors computed from each other each gets its own share only
         bare = [p.detach().requires_grad_() for p in params]
         with Swapped(params, bare), torch.no_grad():
-            found = _backwards(ctx.problem, y, upstream[0], path, bare)
-        kind = "interpolating" if ctx.count else "backsolve"
-        return (None, None, None, *[None] * ctx.count, *refuse_twice(kind, found, [*upstream, *tensors[ctx.count :]]))
+            found = _backwards(ctx.problem, y, grad, path, bare)
+        return (None, None, None, *[None] * ctx.count, *refuse_twice(kind, found, [grad, *tensors[ctx.count :]]))
 
 
 def _backwards(

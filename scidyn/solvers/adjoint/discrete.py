@@ -21,6 +21,7 @@ from scidyn.solvers.adjoint.at_once import Coupled
 from scidyn.solvers.adjoint.capture import Gate, Swapped, tangled
 from scidyn.solvers.adjoint.checkpoints import Checkpoints, Kept, by_segments
 from scidyn.solvers.adjoint.direct import replay
+from scidyn.solvers.adjoint.mapped import mapped
 from scidyn.solvers.adjoint.records import Cotangents, Steps, add
 from scidyn.solvers.adjoint.together import sweep_together, worthwhile
 from scidyn.solvers.arguments import Problem
@@ -119,6 +120,9 @@ def _once(
         return [grad.sum(dim=1), *[None] * len(params)]
     index, theta = locate(steps.times, problem.times.expand(steps.times.shape[1], -1))
     theta = torch.where(theta > 0.5, 1.0, 0.0) if problem.stepping == "fixed" else theta
+    if mapped(grad):
+        # the sweep that reads no value serves all gradients at once
+        sweep = _one_by_one
     if kept is None:
         return sweep(problem, steps, Cotangents.of(steps, index, theta, grad), params)
 
@@ -141,6 +145,11 @@ def repeat(problem: Problem, steps: Steps, outer: Cotangents, params: Sequence[T
         except Coupled:
             pass
     return _sweep(problem, steps, outer, params)
+
+
+def _one_by_one(problem: Problem, steps: Steps, outer: Cotangents, params: Sequence[Tensor]) -> list[Tensor | None]:
+    """Take the steps again one by one."""
+    return _sweep(problem, steps.at_safe_states(), outer, params)
 
 
 def _sweep(problem: Problem, steps: Steps, outer: Cotangents, params: Sequence[Tensor]) -> list[Tensor | None]:

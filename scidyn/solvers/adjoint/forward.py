@@ -100,10 +100,10 @@ class _Forward(torch.autograd.Function):
             known = grad.masked_fill(torch.isnan(y).all(dim=-1, keepdim=True), 0.0)
             width = y.shape[-1] if inputs.start else 0
             start, rest = matrix.split([width, matrix.shape[-1] - width], dim=-1)
-            flat = torch.einsum("btd,btdp->p", known, rest)
+            flat = (known.unsqueeze(-1) * rest).sum(dim=(0, 1, 2))
             found = [x.reshape(p.shape) for x, p in zip(flat.split(inputs.sizes), inputs.params, strict=True)]
             if inputs.start:
-                found.insert(0, torch.einsum("btd,btdp->bp", known, start))
+                found.insert(0, (known.unsqueeze(-1) * start).sum(dim=(1, 2)))
         return None, None, None, *refuse_twice("forward", found, [grad, *used])
 
 

@@ -180,14 +180,14 @@ class _ReversibleAdjoint(torch.autograd.Function):
         return y.clone()
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         missing, times, size, y, z, y0, *params = ctx.saved_tensors
-        grad = upstream[0].masked_fill(missing.unsqueeze(-1), 0.0)
+        known = grad.masked_fill(missing.unsqueeze(-1), 0.0)
         # of tensors computed from each other each gets its own share only
         bare = [p.detach().requires_grad_() for p in params]
         with Swapped(params, bare), torch.no_grad():
-            found = _sweep(ctx.problem, Steps(times, size, y[None, :0]), ctx.marks, _Pair(y, z), bare, grad)
-        return *[None] * 8, *refuse_twice("reversible", found, [*upstream, y0, *params])
+            found = _sweep(ctx.problem, Steps(times, size, y[None, :0]), ctx.marks, _Pair(y, z), bare, known)
+        return *[None] * 8, *refuse_twice("reversible", found, [grad, y0, *params])
 
 
 def _sweep(
