@@ -28,6 +28,8 @@ from scidyn.solvers.ctmc import (
     simulate_tau_leaping,
 )
 from scidyn.solvers.events import Event, EventRecord
+from scidyn.solvers.fixed_point import fixed_point
+from scidyn.solvers.implicit import SteadyState
 from scidyn.solvers.ode import solve_ode
 from scidyn.solvers.phi import phi_functions
 from scidyn.solvers.sde import LangevinSolution, SDESolution, solve_langevin, solve_sde
@@ -35,7 +37,7 @@ from scidyn.solvers.sensitivity import sol_jacobian, solve_sensitivities
 from scidyn.solvers.solution import Solution, Stats
 from scidyn.solvers.split import SemilinearField, SeparableField, SplitField
 from scidyn.solvers.status import Status
-from scidyn.solvers.steady import SteadyState, fixed_point, solve_steady_state
+from scidyn.solvers.steady import solve_steady_state
 
 __all__ = [
     "BrownianIncrements",
