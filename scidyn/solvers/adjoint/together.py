@@ -24,7 +24,7 @@ def worthwhile(problem: Problem, steps: Steps) -> bool:
     _, batch, width = steps.states.shape
     # D + 1 products with every step's Jacobian: beyond this they cost more than one launch per step saves
     small = width <= WIDEST_STATE and batch * (width + 1) <= WIDEST_PRODUCT
-    return small and not problem.method.implicit and not steps.states.is_complex()
+    return small and not steps.states.is_complex()
 
 
 def sweep_together(problem: Problem, steps: Steps, outer: Cotangents, params: Sequence[Tensor]) -> list[Tensor | None]:
