@@ -12,7 +12,7 @@ from scidyn.solvers import sol_jacobian, solve_ode
 
 RATES = np.array([0.04, 1e4, 3e7])
 TIMES = [0.0, 0.4, 4.0, 40.0]
-ATOL = torch.tensor([1e-9, 1e-13, 1e-9], dtype=F64)
+ATOL = torch.tensor([1e-7, 1e-11, 1e-7], dtype=F64)
 
 
 def robertson(t, y, logs):
@@ -32,7 +32,7 @@ def reference():
         jac = np.array([[-k1, k2 * c, k2 * b], [k1, -k2 * c - 2 * k3 * b, -k2 * b], [0, 2 * k3 * b, 0]])
         r1, r2, r3 = k1 * a, k2 * b * c, k3 * b * b
         by_logs = np.array([[-r1, r2, 0], [r1, -r2, -r3], [0, 0, r3]])
-        return np.concatenate([jac @ [0, 0, 0] + [r2 - r1, r1 - r2 - r3, r3], (jac @ s + by_logs).reshape(-1)])
+        return np.concatenate([[r2 - r1, r1 - r2 - r3, r3], (jac @ s + by_logs).reshape(-1)])
 
     start = np.concatenate([[1.0, 0, 0], np.zeros(9)])
     atol = np.array([1e-12, 1e-16, 1e-12, *([1e-13] * 3 + [1e-17] * 3 + [1e-13] * 3)])
@@ -40,11 +40,11 @@ def reference():
     return torch.as_tensor(found[:, :3]), torch.as_tensor(found[:, 3:].reshape(-1, 3, 3))
 
 
-@pytest.mark.parametrize(("adjoint", "allowed"), [("discrete", 2e-5), ("interpolating", 5e-4), ("forward", 2e-5)])
+@pytest.mark.parametrize(("adjoint", "allowed"), [("discrete", 3e-6), ("interpolating", 2e-5), ("forward", 3e-6)])
 def test_gradient_of_a_stiff_solve(adjoint, allowed):
     logs = torch.zeros(3, dtype=F64, requires_grad=True)
     y0 = torch.tensor([[1.0, 0.0, 0.0]], dtype=F64)
-    setup = {"method": "rodas5p", "rtol": 1e-6, "atol": ATOL, "adjoint": adjoint}
+    setup = {"method": "rodas5p", "rtol": 1e-4, "atol": ATOL, "adjoint": adjoint}
     y = solve_ode(robertson, y0, TIMES, args=logs, **setup).y[0]
     weight = torch.tensor([1.0, 2e4, -1.0], dtype=F64)
     (got,) = torch.autograd.grad((weight * y[1:]).sum(), logs)
@@ -54,9 +54,9 @@ def test_gradient_of_a_stiff_solve(adjoint, allowed):
 
 def test_jacobian_of_a_stiff_solve():
     y0 = torch.tensor([[1.0, 0.0, 0.0]], dtype=F64)
-    setup = {"method": "kvaerno5", "rtol": 1e-6, "atol": ATOL}
+    setup = {"method": "kvaerno5", "rtol": 1e-4, "atol": ATOL}
     solution, jacobian = sol_jacobian(robertson, y0, TIMES, args=torch.zeros(3, dtype=F64), wrt=("args",), **setup)
     states, wanted = reference()
+    torch.testing.assert_close(solution.y[0], states, rtol=1e-4, atol=1e-10)
     scale = wanted[1:].abs().amax(dim=2, keepdim=True)
-    assert ((solution.y[0] - states).abs() / states.abs().clamp_min(1e-4 * ATOL / ATOL[1])).max() < 1e9
-    assert ((jacobian["args"][0, 1:] - wanted[1:]).abs() / scale).max() < 2e-4
+    assert ((jacobian["args"][0, 1:] - wanted[1:]).abs() / scale).max() < 1e-3

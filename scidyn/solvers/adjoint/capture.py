@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.utils import _pytree as pytree
 from scidyn.errors import OptionError
 from scidyn.solvers.field import Field
 
-__all__ = ["Gate", "Swapped", "captured", "met", "tangled"]
+__all__ = ["Gate", "Swapped", "captured", "met", "own_shares", "tangled"]
 
 
 class _Watch(TorchFunctionMode):
@@ -122,8 +123,24 @@ class Swapped(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        args, kwargs = pytree.tree_map(lambda x: self._by_id.get(id(x), x), (args, kwargs or {}))
-        return func(*args, **kwargs)
+        return func(*map(self._swap, args), **{name: self._swap(x) for name, x in (kwargs or {}).items()})
+
+    def _swap(self, x: Any) -> Any:
+        """Swap a tensor, or those in the sequences that operations take."""
+        if type(x) in (list, tuple):
+            return type(x)(map(self._swap, x))
+        return self._by_id.get(id(x), x)
+
+
+def own_shares(params: Sequence[Tensor]) -> tuple[Sequence[Tensor], contextlib.AbstractContextManager[Any]]:
+    """Give tensors to differentiate by, and a context in which the field uses them.
+
+    Of tensors that were computed from each other, each is to get its own share only: the field sees copies.
+    """
+    if not tangled(params):
+        return params, contextlib.nullcontext()
+    bare = [p.detach().requires_grad_() for p in params]
+    return bare, Swapped(params, bare)
 
 
 class Gate:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from scidyn.errors import OptionError, SolverError
-from scidyn.solvers.adjoint.capture import Swapped
+from scidyn.solvers.adjoint.capture import own_shares
 from scidyn.solvers.adjoint.mapped import refuse_mapped
 from scidyn.solvers.adjoint.once import refuse_twice
 from scidyn.solvers.adjoint.records import add
@@ -82,9 +82,8 @@ class _ContinuousAdjoint(torch.autograd.Function):
         y, *tensors = ctx.saved_tensors
         path = Records(*tensors[: ctx.count]) if ctx.count else None
         params = tensors[ctx.count + 1 :]
-        # of tensors computed from each other each gets its own share only
-        bare = [p.detach().requires_grad_() for p in params]
-        with Swapped(params, bare), torch.no_grad():
+        bare, sharing = own_shares(params)
+        with sharing, torch.no_grad():
             found = _backwards(ctx.problem, y, grad, path, bare)
         return (None, None, None, *[None] * ctx.count, *refuse_twice(kind, found, [grad, *tensors[ctx.count :]]))
 
@@ -218,7 +217,8 @@ class _AlongPath(_Adjoint):
         # the iterations and difference quotients of an implicit step ask for many products at one time
         if self._last is None or self._last[0] is not t:
             with torch.enable_grad():
-                state = self.state(-t).detach().requires_grad_()
+                # a slope in time goes through the state too
+                state = self.state(-t) if t.requires_grad else self.state(-t).detach().requires_grad_()
                 self._last = t, state, self.forwards(-t, state)
         _, state, rate = self._last
         if not rate.requires_grad:

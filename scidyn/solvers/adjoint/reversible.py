@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from scidyn.errors import OptionError
-from scidyn.solvers.adjoint.capture import Swapped
+from scidyn.solvers.adjoint.capture import own_shares
 from scidyn.solvers.adjoint.once import refuse_twice
 from scidyn.solvers.adjoint.records import Cotangents, Steps, add
 from scidyn.solvers.arguments import Problem
@@ -183,9 +183,8 @@ class _ReversibleAdjoint(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         missing, times, size, y, z, y0, *params = ctx.saved_tensors
         known = grad.masked_fill(missing.unsqueeze(-1), 0.0)
-        # of tensors computed from each other each gets its own share only
-        bare = [p.detach().requires_grad_() for p in params]
-        with Swapped(params, bare), torch.no_grad():
+        bare, sharing = own_shares(params)
+        with sharing, torch.no_grad():
             found = _sweep(ctx.problem, Steps(times, size, y[None, :0]), ctx.marks, _Pair(y, z), bare, known)
         return *[None] * 8, *refuse_twice("reversible", found, [grad, y0, *params])
 
