@@ -96,19 +96,23 @@ def solve_ode(
         of the batch. ``"fixed"``: a grid known beforehand.
     adjoint : str, optional
         How gradients are found. ``"discrete"`` (default): the exact gradient of the computed solution from
-        (t, h, y) per accepted step, N·batch·(D + 2) numbers; can be differentiated again. ``"direct"``:
-        autograd through every step, much more memory, the same gradient. ``"reversible"``: explicit
-        Runge–Kutta methods in a form whose steps can be undone, the exact gradient of the computed solution
-        with memory independent of the number of steps beyond their times; samples that fail get none.
+        (t, h, y) per accepted step, N·batch·(D + 2) numbers. ``"timeparallel"``: the same gradient with all steps
+        in one batch, for real states and an f that does not mix samples, which is checked. ``"direct"``:
+        autograd through every step, much more memory, the same gradient. These three can be
+        differentiated again.
 
-        ``"interpolating"``: the gradient of the exact flow by solving backwards along the kept polynomials,
-        its error of the size of the tolerances. ``"backsolve"``: the same without keeping anything but the
-        reported states, the path is solved backwards too; a last resort, explicit methods only. The last
-        three cannot be differentiated again. None: no gradient.
+        ``"forward"``: the same gradient by sensitivities carried along with the steps, one column per entry of
+        the parameters and of one sample's state: for few parameters (about 50) and many losses.
+        ``"reversible"``: explicit Runge–Kutta methods in a form whose steps can be undone, the exact gradient of
+        the computed solution with memory independent of the number of steps beyond their times; samples
+        that fail get none. ``"interpolating"``: the gradient of the exact flow by solving backwards along the kept
+        polynomials, its error of the size of the tolerances. ``"backsolve"``: the same without keeping
+        anything but the reported states, the path is solved backwards too; a last resort, explicit
+        methods only. None: no gradient.
     checkpoints : int, optional
-        Largest number of states that the discrete adjoint keeps, at least 2; the times and sizes of all steps are
-        kept besides. Steps between them are taken again in the backward sweep, which gives the same
-        gradient. Left out, the state at every step is kept. Explicit Runge–Kutta methods only.
+        Largest number of states that the discrete adjoint keeps at any time, at least 2; the times and sizes of all
+        steps are kept besides. Steps between them are taken again in the backward sweep, by the binomial
+        schedule, which gives the same gradient. Left out, the state at every step is kept.
     regularize : str, optional
         Measure how hard the steps were, as ``Solution.regularization`` with a differentiable ``value``:
         ``"error"`` sums the scaled error estimate times the step size over the steps, ``"stiffness"`` an
@@ -171,7 +175,8 @@ def solve_ode(
     The grid of steps is a constant of the gradient. Reported times move along ``f``, and the first time
     against it, so ``t`` receives the gradient of the exact flow. With up to eight states per sample the
     discrete adjoint evaluates many steps in one batch; it checks the result for mixing of samples and then
-    goes step by step.
+    goes step by step. Inside the transforms of ``torch.func`` (``grad``, ``vmap``, ``jacrev``, ``jvp``, …) a mapped
+    axis becomes part of the batch.
 
     Examples
     --------
@@ -189,6 +194,7 @@ def solve_ode(
     References
     ----------
     E. Hairer, S. P. Nørsett, G. Wanner, Solving Ordinary Differential Equations I, Springer, 1993.
+    A. Griewank, A. Walther, Algorithm 799: Revolve, ACM Trans. Math. Softw. 26, 19–45, 2000.
     A. Sandu, On the properties of Runge–Kutta discrete adjoints, ICCS 2006, 550–557.
     S. McCallum, J. Foster, Efficient, accurate and stable gradients for neural ODEs, arXiv:2410.11648, 2024.
     """

@@ -15,7 +15,7 @@ from scidyn.solvers.transforms import Solver, transformed
 
 __all__ = ["solve_transformed"]
 
-NOT_TRANSFORMED = ("events", "jump_times", "jump", "regularize", "dense", "checkpoints")
+NOT_TRANSFORMED = ("events", "jump_times", "jump", "regularize", "dense")
 
 
 def solve_transformed(solve: Callable[..., Solution], given: dict[str, Any]) -> Solution | None:

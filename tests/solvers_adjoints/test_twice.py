@@ -16,7 +16,12 @@ ONCE = ("forward", "reversible", "backsolve", "interpolating")
 @pytest.mark.parametrize(
     ("method", "adjoint"),
     # the second derivative of "timeparallel" is found as that of "discrete"
-    [(name, adjoint) for name in METHODS for adjoint in TWICE if adjoint != "timeparallel" or name in ("rk4", "rodas5p")],
+    [
+        (name, adjoint)
+        for name in METHODS
+        for adjoint in TWICE
+        if adjoint != "timeparallel" or name in ("rk4", "rodas5p")
+    ],
 )
 def test_first_and_second_derivatives_by_differences(method, adjoint):
     y0, p = (x[:2].detach().requires_grad_() if x.ndim > 1 else x for x in leaves())
