@@ -3,16 +3,21 @@
 import functools
 from dataclasses import replace
 
+import pytest
 import torch
 
 from scidyn.solvers import SemilinearField, SeparableField, SplitField, solve_ode
 from scidyn.solvers.methods import METHODS
+from scidyn.solvers.methods.explicit_rk import ExplicitRK
 from scidyn.solvers.newton import NewtonSettings
 
 F64 = torch.float64
 TIMES = torch.tensor([0.0, 0.11, 0.3, 0.42], dtype=F64)
 STEPPINGS = ("shared", "per_sample", "fixed")
 CASES = [(name, mode) for name, method in METHODS.items() for mode in STEPPINGS if mode == "fixed" or method.adaptive]
+# explicit Runge–Kutta methods share their code: one of them stands for all where samples have their own steps
+EXPLICIT = [name for name, method in METHODS.items() if isinstance(method, ExplicitRK)]
+QUICK = [(name, mode) for name, mode in CASES if name not in EXPLICIT or mode == "fixed" or name == "tsit5"]
 
 
 def field(method, p):
@@ -69,6 +74,11 @@ def gradient(method, stepping, **more):
     y = solve_ode(field(method, p), y0, times, params=[p], **(options(method, stepping) | more)).y
     weight = torch.linspace(-1, 1, y.numel(), dtype=F64).reshape(y.shape)
     return [y.detach(), *torch.autograd.grad((weight * y + y**2).sum(), [y0, p, times])]
+
+
+def marked(cases):
+    """Mark the cases that the quick ones stand for as slow."""
+    return [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in cases]
 
 
 @functools.cache

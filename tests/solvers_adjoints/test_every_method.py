@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from pendulums import CASES, F64, TIMES, direct, field, gradient, leaves, options
+from pendulums import CASES, EXPLICIT, F64, TIMES, direct, field, gradient, leaves, marked, options
 
 from scidyn.errors import OptionError
 from scidyn.solvers import solve_ode
 from scidyn.solvers.methods import METHODS
-from scidyn.solvers.methods.explicit_rk import ExplicitRK
 
 KINDS = {
     "discrete": {"adjoint": "discrete"},
@@ -15,17 +14,16 @@ KINDS = {
     "forward": {"adjoint": "forward"},
     "checkpoints": {"checkpoints": 3},
 }
-EXPLICIT = [name for name, method in METHODS.items() if isinstance(method, ExplicitRK)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("method", "stepping"), CASES)
+@pytest.mark.parametrize(("method", "stepping"), marked(CASES))
 def test_the_gradient_is_that_of_the_computed_solution(method, stepping, kind):
     for got, want in zip(gradient(method, stepping, **KINDS[kind]), direct(method, stepping), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize(("method", "stepping"), [case for case in CASES if case[0] in EXPLICIT])
+@pytest.mark.parametrize(("method", "stepping"), marked(case for case in CASES if case[0] in EXPLICIT))
 def test_reversible_gradient_is_that_of_its_own_solution(method, stepping):
     """The oracle unrolls the pair of states on the grid of steps that the solve chose."""
     got = gradient(method, stepping, adjoint="reversible")[1:3]

@@ -13,14 +13,20 @@ TWICE = ("discrete", "direct", "timeparallel")
 ONCE = ("forward", "reversible", "backsolve", "interpolating")
 
 
+# a gradient that is to be differentiated again repeats the steps as "direct" does
+QUICK = [(name, "discrete") for name in METHODS] + [
+    ("rk4", "direct"),
+    ("rodas5p", "direct"),
+    ("rodas5p", "timeparallel"),
+]
+
+
 @pytest.mark.parametrize(
     ("method", "adjoint"),
-    # the second derivative of "timeparallel" is found as that of "discrete"
     [
-        (name, adjoint)
+        (name, adjoint) if (name, adjoint) in QUICK else pytest.param(name, adjoint, marks=pytest.mark.slow)
         for name in METHODS
         for adjoint in TWICE
-        if adjoint != "timeparallel" or name in ("rk4", "rodas5p")
     ],
 )
 def test_first_and_second_derivatives_by_differences(method, adjoint):
