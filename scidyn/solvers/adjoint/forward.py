@@ -179,8 +179,8 @@ class _Columns:
 
     def __init__(self, problem: Problem, steps: Steps, inputs: Inputs, used: Sequence[Tensor], dense: bool) -> None:
         self.problem, self.steps, self.inputs, self.used, self.dense = problem, steps, inputs, used, dense
-        generator = torch.Generator().manual_seed(0)
-        probe = torch.rand(problem.y0.shape, generator=generator, dtype=torch.float64) + 0.5
+        generator = torch.Generator("cpu").manual_seed(0)
+        probe = torch.rand(problem.y0.shape, generator=generator, dtype=torch.float64, device="cpu") + 0.5
         self.probe = probe.to(device=problem.y0.device, dtype=problem.y0.dtype)
 
     def blocks(self) -> tuple[Tensor, Tensor]:
