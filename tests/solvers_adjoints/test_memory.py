@@ -68,7 +68,7 @@ def test_the_discrete_adjoint_keeps_times_sizes_and_states(method):
     [
         ("rk4", "fixed", (30, 90)),
         pytest.param("tsit5", "shared", (64, 128), marks=pytest.mark.slow),
-        pytest.param("rodas5p", "fixed", (10, 30), marks=pytest.mark.slow),
+        pytest.param("rodas5p", "fixed", (30, 60), marks=pytest.mark.slow),
     ],
 )
 def test_checkpoints_bound_what_is_needed_on_the_way(method, stepping, steps):
