@@ -36,16 +36,18 @@ from scidyn.solvers.ctmc import (
     simulate_tau_leaping,
 )
 from scidyn.solvers.events import Event, EventRecord
+from scidyn.solvers.fixed_point import fixed_point
+from scidyn.solvers.implicit import SteadyState
 from scidyn.solvers.ode import solve_ode
 from scidyn.solvers.penalties import LocalError, Regularization, Stiffness
 from scidyn.solvers.phi import phi_functions
 from scidyn.solvers.predictive import Gustafsson
 from scidyn.solvers.sde import LangevinSolution, SDESolution, solve_langevin, solve_sde
-from scidyn.solvers.sensitivity import solve_sensitivities
+from scidyn.solvers.sensitivity import sol_jacobian, solve_sensitivities
 from scidyn.solvers.solution import Solution, Stats
 from scidyn.solvers.split import SemilinearField, SeparableField, SplitField
 from scidyn.solvers.status import Status
-from scidyn.solvers.steady import SteadyState, fixed_point, solve_steady_state
+from scidyn.solvers.steady import solve_steady_state
 from scidyn.solvers.time_axis import batch_time, expand_time
 
 __all__ = [
@@ -95,6 +97,7 @@ __all__ = [
     "rate_kl",
     "simulate_ssa",
     "simulate_tau_leaping",
+    "sol_jacobian",
     "solve_cde",
     "solve_langevin",
     "solve_ode",

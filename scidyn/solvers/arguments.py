@@ -22,11 +22,11 @@ from scidyn.solvers.predictive import Gustafsson
 __all__ = ["Problem", "prepare"]
 
 STEPPING = ("shared", "per_sample", "fixed")
-ADJOINT = ("auto", "discrete", "direct", "reversible", "backsolve", "interpolating", None)
+ADJOINT = ("auto", "discrete", "direct", "timeparallel", "forward", "reversible", "backsolve", "interpolating", None)
 BACKEND = ("native", "scipy", "torchdiffeq")
 BACKEND_ADJOINTS = {
     "native": ADJOINT,
-    "scipy": ("auto", "discrete", "direct", "interpolating", None),
+    "scipy": ("auto", "discrete", "direct", "timeparallel", "forward", "interpolating", None),
     "torchdiffeq": ("auto", "discrete", "direct", "backsolve", None),
 }
 NORM = ("max", "rms_all")

@@ -98,6 +98,8 @@ class Outcome(NamedTuple):
         Polynomials of the steps.
     flags : Tensor of bool, shape (K + 1,)
         Whether any sample moved in each attempt, and whether any is still running.
+    choice : Tensor, shape (K, batch), or None
+        Formulas used, of a method that has several.
     """
 
     state: LoopState
@@ -106,6 +108,7 @@ class Outcome(NamedTuple):
     states: Tensor
     coef: Tensor
     flags: Tensor
+    choice: Tensor | None = None
 
 
 def steps_per_read(device: torch.device) -> int:
@@ -118,24 +121,28 @@ def attempts(
 ) -> Outcome:
     """Make ``count`` attempts in a row and stack their records; the host reads nothing."""
     states, sizes, coefs, times = [], [], [], []
+    choices: list[Tensor] = []
     for _ in range(count):
         states.append(state.y)
-        state, size, coef = attempt(rate, method, controller, bounds, state)
+        state, size, coef, choice = attempt(rate, method, controller, bounds, state)
         sizes.append(size)
         coefs.append(torch.stack(coef))
         times.append(state.t)
+        if choice is not None:
+            choices.append(choice)
     size = torch.stack(sizes)
     running = (state.status == RUNNING).any().reshape(1)
     flags = torch.cat([(size > 0).any(dim=1), running])
-    return Outcome(state, torch.stack(times), size, torch.stack(states), torch.stack(coefs), flags)
+    used = torch.stack(choices) if choices else None
+    return Outcome(state, torch.stack(times), size, torch.stack(states), torch.stack(coefs), flags, used)
 
 
 def attempt(
     rate: Rate, method: Method, controller: Controller | Gustafsson, bounds: Bounds, state: LoopState
-) -> tuple[LoopState, Tensor, tuple[Tensor, ...]]:
+) -> tuple[LoopState, Tensor, tuple[Tensor, ...], Tensor | None]:
     """Try one step for every running sample; one that is finished, failed or rejected moves by zero.
 
-    Gives the new state, the accepted sizes and the polynomial. Nothing is read by the host.
+    Gives the new state, the accepted sizes, the polynomial and the formulas used. Nothing is read by the host.
     """
     running = state.status == RUNNING
     stop = _stop(bounds, state.t)
@@ -177,7 +184,7 @@ def attempt(
         rejected=rejected,
         work=_added(state.work, taken.work, running),
     )
-    return following, torch.where(accept, h, 0.0), taken.coef
+    return following, torch.where(accept, h, 0.0), taken.coef, taken.choice
 
 
 def _stop(bounds: Bounds, t: Tensor) -> Tensor:

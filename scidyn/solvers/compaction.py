@@ -77,7 +77,10 @@ class Crew:
         size = torch.zeros_like(times[1:]).index_copy(1, self.rows, chunk.size)
         states = y.expand(len(chunk.y), -1, -1).index_copy(1, self.rows, chunk.y)
         coef = chunk.coef.new_zeros((*chunk.coef.shape[:2], *y.shape)).index_copy(2, self.rows, chunk.coef)
-        return Records(times, size, states, coef)
+        choice = chunk.choice
+        if choice is not None:
+            choice = choice.new_zeros((count, len(y))).index_copy(1, self.rows, choice)
+        return Records(times, size, states, coef, choice)
 
     def row(self, whole: Tensor) -> Tensor:
         """Entries of those that are stepped."""

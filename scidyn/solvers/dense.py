@@ -23,12 +23,15 @@ class Records(NamedTuple):
         State at the start of each step.
     coef : Tensor, shape (N, P, batch, D)
         Coefficients of the continuous extension.
+    choice : Tensor, shape (N, batch), or None
+        Formulas used, of a method that has several.
     """
 
     times: Tensor
     size: Tensor
     y: Tensor
     coef: Tensor
+    choice: Tensor | None = None
 
 
 def locate(times: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:

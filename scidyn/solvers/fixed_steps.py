@@ -69,6 +69,7 @@ def integrate_fixed(
     bounds = torch.stack([first, columns]).T.tolist()
     carry = problem.method.begin(problem.field, t, y, k1)
     steps, sizes, states, coefs = torch.zeros_like(alive, dtype=torch.int32), [], [], []
+    choices: list[Tensor] = []
     for n in range(count):
         t, h = nodes[n : n + 1], nodes[n + 1] - nodes[n]
         size = torch.where(alive, h, torch.zeros_like(h))
@@ -76,6 +77,8 @@ def integrate_fixed(
         y1, carry = taken.y1, taken.carry
         if keep_coef:
             coefs.append(torch.stack(taken.coef))
+        if taken.choice is not None:
+            choices.append(taken.choice)
         was, alive = alive, alive & torch.isfinite(y1).all(dim=-1)
         cause = torch.full_like(code, Status.NON_FINITE_STATE.value)
         if taken.failed is not None:
@@ -114,4 +117,5 @@ def integrate_fixed(
         size[-1] if count else nodes.new_zeros(batch),
         1 + problem.field.calls - before,
         1,
+        torch.stack(choices) if choices else None,
     )

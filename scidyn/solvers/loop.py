@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -48,6 +48,8 @@ class Trace(NamedTuple):
         Size of the last accepted step, for the diagnosis of a failure.
     nfe, host_reads : int
         Calls of the vector field, and values copied to the host.
+    choice : Tensor, shape (N, batch), or None
+        Formulas used in each step, of a method that has several.
     """
 
     y: Tensor
@@ -59,6 +61,7 @@ class Trace(NamedTuple):
     last_size: Tensor
     nfe: int
     host_reads: int
+    choice: Tensor | None = None
 
 
 class _Flags:
@@ -223,10 +226,18 @@ def _join(before: Tensor, blocks: list[Outcome], moved: list[bool]) -> Records:
     times, size, states, coef = (
         torch.cat(parts) for parts in zip(*((b.times, b.size, b.states, b.coef) for b in blocks), strict=True)
     )
+    choice = _cat([b.choice for b in blocks])
     if not all(moved):
         kept = torch.tensor([i for i, m in enumerate(moved) if m], device=times.device)
         times, size, states, coef = times[kept], size[kept], states[kept], coef[kept]
-    return Records(torch.cat([before.unsqueeze(0), times]), size, states, coef)
+        choice = None if choice is None else choice[kept]
+    return Records(torch.cat([before.unsqueeze(0), times]), size, states, coef, choice)
+
+
+def _cat(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Join the formulas used, if the method has several."""
+    known = [p for p in parts if p is not None]
+    return torch.cat(known) if known else None
 
 
 def _last_moved(size: Tensor, before: Tensor) -> Tensor:
@@ -296,4 +307,5 @@ def _trace(
         size = state.t.new_zeros((0, *state.t.shape))
         states, coef = state.y.new_zeros((0, *state.y.shape)), None
     status = diagnose(problem, state, last_size)
-    return Trace(output, times, size, states, coef, state._replace(status=status), last_size, nfe, host_reads)
+    final, choice = state._replace(status=status), _cat([c.choice for c in chunks])
+    return Trace(output, times, size, states, coef, final, last_size, nfe, host_reads, choice)

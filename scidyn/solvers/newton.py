@@ -133,11 +133,15 @@ def attach_stage(
 
     With :math:`M = I - h \gamma J` at the solution, :math:`M\,\mathrm{d}u = h\,\mathrm{d}f`: the backward
     pass makes one solve with :math:`M^T`. Two Newton corrections with M held constant, started from the
-    detached solution, have the right first and second derivatives.
+    detached solution, have the right first and second derivatives. Where autograd records nothing, the
+    solution alone is given.
     """
+    recorded = torch.is_grad_enabled()
     with torch.no_grad():
         plain = stage._replace(base=stage.base.detach())
         factor = torch.ones_like(scale[:, 0])
+        if not recorded:
+            return solve_stage(rate, plain, matrix, guess, scale, factor, NewtonSettings(16, 1e-7)).u
         u = solve_stage(rate, plain, matrix, guess.detach(), scale, factor, NewtonSettings(12, 0.1)).u
         state = torch.add(plain.base, u, alpha=stage.gamma)
         where = TimeAndState(stage.t, stage.h.squeeze(-1), state, rate(stage.t, state), scale)

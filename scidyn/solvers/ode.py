@@ -26,6 +26,8 @@ from scidyn.solvers.request import Request, solve
 from scidyn.solvers.saving import present
 from scidyn.solvers.segments import solve_in_segments
 from scidyn.solvers.solution import Solution
+from scidyn.solvers.transformed_solve import solve_transformed
+from scidyn.solvers.transforms import transforming
 
 __all__ = ["solve_ode"]
 
@@ -123,23 +125,26 @@ def solve_ode(
     adjoint : str, optional
         How gradients are found. ``"discrete"``: the exact gradient of the computed solution from
         (t, h, y) per accepted step, N·batch·(D + 2) numbers; every step is evaluated again.
-        ``"direct"``: the same gradient by autograd through the accepted steps, with much more memory.
+        ``"timeparallel"``: the same gradient with all steps in one batch, for real states and an f that does not mix
+        samples, which is checked. ``"direct"``: the same gradient by autograd through the accepted steps, with much
+        more memory.
         ``"auto"`` (default): the same gradient; explicit methods keep the graphs of their steps, so that none is
         evaluated again, as long as the graphs hold less than 256 MiB (``Solution.stats.graph_bytes``); beyond,
         for other methods, and for states so small that evaluating all steps at once is faster, it is
-        ``"discrete"``. All three can be differentiated again.
-        ``"reversible"``: explicit
-        Runge–Kutta methods in a form whose steps can be undone, the exact gradient of the computed solution
-        with memory independent of the number of steps beyond their times; samples that fail get none.
+        ``"discrete"``. All four can be differentiated again.
 
-        ``"interpolating"``: the gradient of the exact flow by solving backwards along the kept polynomials,
-        its error of the size of the tolerances. ``"backsolve"``: the same without keeping anything but the
-        reported states, the path is solved backwards too; a last resort, explicit methods only. The last
-        three cannot be differentiated again. None: no gradient.
+        ``"forward"``: the same gradient by sensitivities carried along with the steps, one column per entry of
+        the parameters and of one sample's state: for few parameters (about 50) and many losses.
+        ``"reversible"``: explicit Runge–Kutta methods in a form whose steps can be undone, the exact gradient of
+        the computed solution with memory independent of the number of steps beyond their times; samples
+        that fail get none. ``"interpolating"``: the gradient of the exact flow by solving backwards along the kept
+        polynomials, its error of the size of the tolerances. ``"backsolve"``: the same without keeping
+        anything but the reported states, the path is solved backwards too; a last resort, explicit
+        methods only. None: no gradient.
     checkpoints : int, optional
-        Largest number of states that the discrete adjoint keeps, at least 2; the times and sizes of all steps are
-        kept besides. Steps between them are taken again in the backward sweep, which gives the same
-        gradient. Left out, the state at every step is kept. Explicit Runge–Kutta methods only. Events and jumps
+        Largest number of states that the discrete adjoint keeps at any time, at least 2; the times and sizes of all
+        steps are kept besides. Steps between them are taken again in the backward sweep, by the binomial
+        schedule, which gives the same gradient. Left out, the state at every step is kept. Events and jumps
         divide the solve into segments, each with that many states.
     regularize : LocalError, Stiffness, a sum of them, or callable, optional
         Measure how hard the steps were: ``Solution.reg`` holds the error and stiffness estimates of every step
@@ -216,7 +221,8 @@ def solve_ode(
     The grid of steps is a constant of the gradient. Reported times move along ``f``, and the first time
     against it, so ``t`` receives the gradient of the exact flow. With up to eight states per sample the
     discrete adjoint evaluates many steps in one batch; it checks the result for mixing of samples and then
-    goes step by step.
+    goes step by step. Inside the transforms of ``torch.func`` (``grad``, ``vmap``, ``jacrev``, ``jvp``, …) a mapped
+    axis becomes part of the batch.
 
     Examples
     --------
@@ -234,9 +240,14 @@ def solve_ode(
     References
     ----------
     E. Hairer, S. P. Nørsett, G. Wanner, Solving Ordinary Differential Equations I, Springer, 1993.
+    A. Griewank, A. Walther, Algorithm 799: Revolve, ACM Trans. Math. Softw. 26, 19–45, 2000.
     A. Sandu, On the properties of Runge–Kutta discrete adjoints, ICCS 2006, 550–557.
     S. McCallum, J. Foster, Efficient, accurate and stable gradients for neural ODEs, arXiv:2410.11648, 2024.
     """
+    if transforming():
+        found = solve_transformed(solve_ode, dict(locals()))
+        if found is not None:
+            return found
     check_choices(adjoint, backend, on_failure, compile)
     options: dict[str, Any] = {"args": args, "method": method, "rtol": rtol, "atol": atol, "controller": controller}
     options |= {"norm": norm, "dt0": dt0, "dt_min": dt_min, "dt_max": dt_max, "max_steps": max_steps}

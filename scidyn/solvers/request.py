@@ -18,10 +18,12 @@ from scidyn.solvers.adjoint.compiled_step import watched_step
 from scidyn.solvers.adjoint.continuous import attach_continuous, check_backsolve
 from scidyn.solvers.adjoint.direct import replay
 from scidyn.solvers.adjoint.discrete import attach
+from scidyn.solvers.adjoint.forward import attach_forward
 from scidyn.solvers.adjoint.local_regularisation import Grid, local_regulariser
 from scidyn.solvers.adjoint.recorded import Graphs, Recorder, recordable
 from scidyn.solvers.adjoint.regularisation import check_regularize, regularised, with_nodes
 from scidyn.solvers.adjoint.reversible import Marks, attach_reversible, reversible
+from scidyn.solvers.adjoint.timeparallel import check_real, sweep_or_refuse
 from scidyn.solvers.adjoint.times import move, move_outputs
 from scidyn.solvers.adjoint.together import small
 from scidyn.solvers.arguments import Problem
@@ -35,6 +37,7 @@ from scidyn.solvers.fixed_steps import integrate_fixed
 from scidyn.solvers.host_control import HostControl, controllable
 from scidyn.solvers.loop import Trace, integrate
 from scidyn.solvers.methods.explicit_rk import ExplicitRK
+from scidyn.solvers.methods.stepper import repeatable
 from scidyn.solvers.penalties import Regularization
 from scidyn.solvers.saving import at_steps
 from scidyn.solvers.solution import Solution, Stats
@@ -88,6 +91,8 @@ def solve(problem: Problem, request: Request) -> Solution:
     if request.backend == "torchdiffeq":
         trace = _with_torchdiffeq(problem, adjoint, inputs)
         return report(make_solution(problem, trace, trace.y), trace.last_size, request.on_failure)
+    if inputs is not None and request.compile is False:
+        problem = problem._replace(method=repeatable(problem.method))
     recorder = _recorder(problem, request, inputs)
     stepped = problem if recorder is None else problem._replace(method=recorder)
     trace, marks = march(stepped, k1, request, whole, differentiate=inputs is not None)
@@ -155,12 +160,14 @@ def check(problem: Problem, request: Request) -> None:
         if not native or request.checkpoints is not None:
             raise OptionError("regularize needs backend='native' and every state: leave out backend and checkpoints.")
         check_regularize(problem, request.regularize, request.adjoint)
+    if request.adjoint in ("timeparallel", "forward"):
+        check_real(problem, request.adjoint)
     if request.adjoint == "backsolve":
         check_backsolve(problem.method)
     if request.checkpoints is not None:
         if not native:
             raise OptionError(f"checkpoints needs backend='native'; got {request.backend!r}.")
-        check_checkpoints(problem.method, request.adjoint)
+        check_checkpoints(request.adjoint)
     if problem.targets is not None and not native:
         raise OptionError(f"step_times and save='step_to' need backend='native'; got {request.backend!r}.")
     if request.save == "steps" and (request.backend == "torchdiffeq" or request.checkpoints is not None):
@@ -201,7 +208,7 @@ def march(
 ) -> tuple[Trace, Marks | Checkpoints | None]:
     """Step to the end, keeping what the adjoint needs."""
     along = differentiate and request.adjoint == "interpolating"
-    keep = along or (differentiate and request.adjoint in ("auto", "discrete"))
+    keep = along or (differentiate and request.adjoint in ("auto", "discrete", "timeparallel", "forward"))
     marks: Marks | Checkpoints | None = None
     if differentiate and request.adjoint == "reversible":
         marks = Marks()
@@ -265,15 +272,18 @@ def differentiable(
     """Attach the gradient to the solution; times not reached hold NaN without one."""
     y0, times = start_rows(problem), problem.times
     sweep = None if recorder is None else recorder.graphs.sweep(trace.times[-1], len(trace.size))
-    if adjoint in ("auto", "discrete"):
-        y = attach(problem, trace, y0, inputs, marks if isinstance(marks, Checkpoints) else None, sweep)
+    if adjoint in ("auto", "discrete", "timeparallel"):
+        kept = marks if isinstance(marks, Checkpoints) else None
+        y = attach(problem, trace, y0, inputs, kept, sweep_or_refuse if adjoint == "timeparallel" else sweep)
+    elif adjoint == "forward":
+        y = attach_forward(problem, trace, y0, inputs)
     elif adjoint in ("backsolve", "interpolating"):
         y = attach_continuous(problem, trace, y0, inputs, adjoint)
     elif isinstance(marks, Marks):
         y = attach_reversible(problem, trace, marks, y0, inputs)
     else:
         grid, fixed = (trace.times, trace.size), problem.stepping == "fixed"
-        y = replay(problem.field, problem.method, y0, *grid, times.detach(), fixed)
+        y = replay(problem.field, problem.method, y0, *grid, times.detach(), fixed, trace.choice)
         y = y.masked_fill(torch.isnan(trace.y).all(dim=-1, keepdim=True), torch.nan)
     return move_outputs(problem.field, times, y, problem.y0) if times.requires_grad else y
 

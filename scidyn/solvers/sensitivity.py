@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from scidyn._check.tensors import finite, floating
-from scidyn.errors import OptionError, ShapeError
-from scidyn.solvers.arguments import Problem, check_choices, prepare
-from scidyn.solvers.dense import Records, evaluate, locate
+from scidyn._check.values import choice
+from scidyn.errors import ShapeError
+from scidyn.solvers.adjoint.forward import Inputs, sensitivities
+from scidyn.solvers.adjoint.timeparallel import check_real
+from scidyn.solvers.arguments import check_choices, prepare
 from scidyn.solvers.failure import report
-from scidyn.solvers.field import Field
 from scidyn.solvers.fixed_steps import integrate_fixed
-from scidyn.solvers.loop import Trace, integrate
+from scidyn.solvers.loop import integrate
+from scidyn.solvers.methods.stepper import Method, repeatable
 from scidyn.solvers.request import make_solution
 from scidyn.solvers.solution import Solution
 
-__all__ = ["solve_sensitivities"]
-
-ENTRIES = 2**22
+__all__ = ["sol_jacobian", "solve_sensitivities"]
 
 
 def solve_sensitivities(
@@ -30,7 +31,7 @@ def solve_sensitivities(
     t: Any,
     args: Tensor | None = None,
     *,
-    method: str = "tsit5",
+    method: str | Method = "tsit5",
     rtol: float | None = None,
     atol: float | Tensor | None = None,
     dt0: float | None = None,
@@ -82,8 +83,10 @@ def solve_sensitivities(
 
     Notes
     -----
-    Good for up to about 50 parameters (Gauss–Newton fits of mechanistic models); use the gradient
-    of :func:`scidyn.solvers.solve_ode` for networks.
+    Every method serves; the stages of implicit ones are differentiated as implicit functions. Good for up to
+    about 50 parameters (Gauss–Newton fits of mechanistic models); use the gradient of
+    :func:`scidyn.solvers.solve_ode` for networks. :func:`sol_jacobian` takes states of any shape and
+    nested parameters.
 
     Examples
     --------
@@ -99,31 +102,130 @@ def solve_sensitivities(
     ----------
     E. Hairer, S. P. Nørsett, G. Wanner, Solving Ordinary Differential Equations I, section II.6.
     """
-    check_choices(None, "native", on_failure, False)
     theta = _parameters(args, y0)
-    problem = prepare(
-        f,
-        y0.detach() if isinstance(y0, Tensor) else y0,
-        t,
-        args=theta,
-        method=method,
-        rtol=rtol,
-        atol=atol,
-        dt0=dt0,
-        dt_max=dt_max,
-        max_steps=max_steps,
-        stepping=stepping,
-    )
-    if len(problem.state) != 1:
-        raise ShapeError(f"the state must be a vector, y0 of shape (batch, D); one sample has {problem.state}.")
+    if isinstance(y0, Tensor) and y0.ndim > 2:
+        raise ShapeError(f"the state must be a vector, y0 of shape (batch, D); one sample has {tuple(y0.shape[1:])}.")
+    rows = theta is not None and theta.ndim > 1
+    used = () if theta is None else (theta,)
+    setup = {"method": method, "rtol": rtol, "atol": atol, "dt0": dt0, "dt_max": dt_max}
+    setup |= {"max_steps": max_steps, "stepping": stepping}
+    solution, full = _solve(f, y0, t, theta, Inputs(used, (rows,) * len(used), True), setup, on_failure)
+    width = full.shape[2]
+    return solution, full[..., width:], full[..., :width]
+
+
+def sol_jacobian(
+    f: Callable[..., Tensor],
+    y0: Tensor,
+    t: Any,
+    *,
+    args: Any = None,
+    wrt: Sequence[str] = ("y0", "args"),
+    method: str | Method = "tsit5",
+    rtol: float | None = None,
+    atol: float | Tensor | None = None,
+    dt0: float | None = None,
+    dt_max: float | None = None,
+    max_steps: int = 4096,
+    stepping: str | None = None,
+    on_failure: str = "raise",
+) -> tuple[Solution, dict[str, Any]]:
+    r"""Solve and give the Jacobian of the solution with respect to its initial state and its arguments.
+
+    .. math:: \frac{\partial y(t_j)}{\partial y_0}, \qquad \frac{\partial y(t_j)}{\partial \mathrm{args}}
+
+    by forward sensitivities, exact for the computed solution on its grid of steps.
+
+    Parameters
+    ----------
+    f : callable
+        ``f(t, y)``, or ``f(t, y, args)`` if ``args`` is given, as for :func:`scidyn.solvers.solve_ode`. The rate
+        of one sample may depend on that sample only, and ``f`` may use tensor operations only.
+    y0 : Tensor, shape (batch, *state) or (D,)
+        Initial state, real.
+    t : array_like, shape (time,) or (batch, time)
+        Times to report; rows of their own need ``stepping="per_sample"``.
+    args : object, optional
+        Tensors in nested tuples, lists and dicts.
+    wrt : sequence of str
+        ``"y0"``, ``"args"`` or both.
+    method, rtol, atol, dt0, dt_max, max_steps, stepping, on_failure
+        As in :func:`scidyn.solvers.solve_ode`.
+
+    Returns
+    -------
+    solution : Solution
+        The solution, without a graph.
+    jacobian : dict
+        ``"y0"``: Tensor of shape (batch, time, *state, *state), of each sample by its own initial state.
+        ``"args"``: nested as ``args``, each Tensor replaced by one of shape (batch, time, *state, *its shape).
+        NaN where the solution is NaN.
+
+    Raises
+    ------
+    scidyn.errors.OptionError
+        If ``wrt`` is unknown, or ``f`` cannot be differentiated forwards.
+    scidyn.errors.ShapeError
+        If there are no tensors of floating point in ``args`` to differentiate with respect to.
+    scidyn.errors.SolverError
+        If a sample does not reach its last time and ``on_failure="raise"``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scidyn.solvers import sol_jacobian
+    >>> y0 = torch.ones(1, 1, dtype=torch.float64)
+    >>> args = {"rate": torch.tensor(2.0, dtype=torch.float64)}
+    >>> solution, jacobian = sol_jacobian(lambda t, y, a: -a["rate"] * y, y0, [0.0, 1.0], args=args)
+    >>> round(jacobian["args"]["rate"][0, 1, 0].item(), 4)
+    -0.1353
+
+    References
+    ----------
+    E. Hairer, S. P. Nørsett, G. Wanner, Solving Ordinary Differential Equations I, section II.6.
+    """
+    for name in wrt:
+        choice("wrt", name, ("y0", "args"))
+    leaves, structure = pytree.tree_flatten(args)
+    chosen = [i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.is_floating_point() and "args" in wrt]
+    if "args" in wrt and args is not None and not chosen:
+        raise ShapeError("args holds no tensor of floating point: pass the parameters as tensors, or wrt=('y0',).")
+    bare = [x.detach() if isinstance(x, Tensor) else x for x in leaves]
+    used = tuple(finite("args", bare[i]) for i in chosen)
+    inputs = Inputs(used, (False,) * len(used), "y0" in wrt)
+    setup = {"method": method, "rtol": rtol, "atol": atol, "dt0": dt0, "dt_max": dt_max}
+    setup |= {"max_steps": max_steps, "stepping": stepping}
+    given = None if args is None else pytree.tree_unflatten(bare, structure)
+    solution, full = _solve(f, y0, t, given, inputs, setup, on_failure)
+    state = solution.y.shape[2:]
+    first = full.shape[2] if inputs.start else 0
+    parts = list(full[..., first:].split(inputs.sizes, dim=-1)) if used else []
+    found: dict[str, Any] = {}
+    if inputs.start:
+        found["y0"] = full[..., :first].reshape(*solution.y.shape, *state)
+    if "args" in wrt:
+        for i, p, part in zip(chosen, used, parts, strict=True):
+            bare[i] = part.reshape(*solution.y.shape, *p.shape)
+        found["args"] = pytree.tree_unflatten(bare, structure)
+    return solution, found
+
+
+def _solve(
+    f: Callable[..., Tensor], y0: Any, t: Any, args: Any, inputs: Inputs, setup: dict[str, Any], on_failure: str
+) -> tuple[Solution, Tensor]:
+    """Solve, and carry the sensitivities along; shape (batch, time, D, columns), NaN where not reached."""
+    check_choices(None, "native", on_failure, False)
+    problem = prepare(f, y0.detach() if isinstance(y0, Tensor) else y0, t, args=args, **setup)
+    check_real(problem, "forward")
+    problem = problem._replace(method=repeatable(problem.method))
     with torch.no_grad():
         k1 = problem.field.probe(problem.start, problem.y0)
         solver = integrate_fixed if problem.stepping == "fixed" else integrate
         trace = solver(problem, k1, keep_states=True, keep_coef=False)
-        d_y0, d_args = _propagate(problem, trace, theta)
+        full = sensitivities(problem, trace, inputs, inputs.params)
     missing = torch.isnan(trace.y).all(dim=-1)[..., None, None]
     solution = report(make_solution(problem, trace, trace.y), trace.last_size, on_failure)
-    return solution, d_args.masked_fill(missing, torch.nan), d_y0.masked_fill(missing, torch.nan)
+    return solution, full.masked_fill(missing, torch.nan)
 
 
 def _parameters(args: Tensor | None, y0: Any) -> Tensor | None:
@@ -139,72 +241,3 @@ def _parameters(args: Tensor | None, y0: Any) -> Tensor | None:
             f"{tuple(getattr(y0, 'shape', ()))}."
         )
     return finite("args", floating("args", args.detach()))
-
-
-def _propagate(problem: Problem, trace: Trace, theta: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Multiply the Jacobians of the steps; returns ``d_y0`` (B, T, D, D) and ``d_args`` (B, T, D, P)."""
-    batch, size = problem.y0.shape
-    count = 0 if theta is None else theta.shape[-1]
-    columns = size + count
-    current = torch.eye(size, columns, dtype=problem.y0.dtype, device=problem.y0.device).expand(batch, -1, -1)
-    nodes, polynomials = [current], []
-    if len(trace.size) == 0:
-        full = current.unsqueeze(1).expand(-1, problem.times.shape[1], -1, -1)
-        return full[..., :size], full[..., size:]
-    chunk = max(1, ENTRIES // (columns * batch * size * 6))
-    for low in range(0, len(trace.size), chunk):
-        part = slice(low, low + chunk)
-        d_y1, d_coef = _step_jacobians(problem, trace.times[:-1][part], trace.size[part], trace.states[part], theta)
-        for jacobian, jacobian_coef in zip(d_y1, d_coef, strict=True):
-            # columns of the Jacobian: the state at the step's start, then the parameters
-            polynomials.append(_chain(jacobian_coef, current, size))
-            current = _chain(jacobian, current, size)
-            nodes.append(current)
-    wanted = problem.times.expand(trace.times.shape[1], -1)
-    records = Records(
-        trace.times,
-        trace.size,
-        torch.stack(nodes[:-1]).reshape(len(trace.size), batch, -1),
-        torch.stack(polynomials).reshape(len(trace.size), -1, batch, size * columns),
-    )
-    index, shift = locate(trace.times, wanted)
-    full = evaluate(records, index, shift)
-    full = full.reshape(batch, -1, size, columns)
-    return full[..., :size], full[..., size:]
-
-
-def _chain(jacobian: Tensor, current: Tensor, size: int) -> Tensor:
-    """Apply ``(∂Ψ/∂y, ∂Ψ/∂args)`` to the sensitivities at the start of the step."""
-    moved = jacobian[..., :size] @ current
-    moved[..., size:] += jacobian[..., size:]
-    return moved
-
-
-def _step_jacobians(
-    problem: Problem, times: Tensor, sizes: Tensor, states: Tensor, theta: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Jacobians of ``y1`` (N, B, D, C) and of the polynomial (N, P, B, D, C) for all steps at once."""
-    field, size = problem.field, states.shape[-1]
-    count = 0 if theta is None else theta.shape[-1]
-    basis = torch.eye(size + count, dtype=states.dtype, device=states.device)
-    parameters = states.new_zeros(0) if theta is None else theta
-
-    def take(t: Tensor, h: Tensor, y: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
-        rate = Field(field.f, None if theta is None else p, field.shape, field.sign, field.per_sample)
-        result = problem.method.replay(rate, t, h, y)
-        return result.y1, torch.stack(result.coef)
-
-    def columns(t: Tensor, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        def column(direction: Tensor) -> tuple[Tensor, Tensor]:
-            tangents = direction[:size].expand_as(y), direction[size:].expand_as(parameters)
-            return torch.func.jvp(lambda a, b: take(t, h, a, b), (y, parameters), tangents)[1]
-
-        return torch.func.vmap(column, out_dims=-1)(basis)
-
-    try:
-        return torch.func.vmap(columns)(times, sizes, states)
-    except RuntimeError as problem_found:
-        raise OptionError(
-            "f cannot be differentiated forwards for all steps at once; write it with tensor operations "
-            f"only, without .item() and branches on values ({str(problem_found).splitlines()[0]})."
-        ) from problem_found

@@ -264,4 +264,5 @@ def put_back(before: LoopState, block: Outcome, rows: Tensor, max_steps: Tensor)
         torch.where(column, before.y, block.states),
         block.coef,
         torch.cat([(size > 0).any(dim=1), running]),
+        block.choice,
     )

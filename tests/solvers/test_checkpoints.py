@@ -57,7 +57,6 @@ def test_any_bound_holds(limit):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"method": "kvaerno5"}, "explicit Runge-Kutta"),
         ({"adjoint": "reversible"}, "adjoint='discrete'"),
         ({"checkpoints": 1}, "checkpoints"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,14 +14,15 @@ from torch.utils import _pytree as pytree
 from scidyn.errors import OptionError
 from scidyn.solvers.field import Field
 
-__all__ = ["Gate", "Swapped", "captured", "tangled"]
+__all__ = ["Gate", "Swapped", "captured", "met", "own_shares", "tangled"]
 
 
 class _Watch(TorchFunctionMode):
-    """Note the tensors with gradients that enter an operation and were not made inside."""
+    """Note the tensors that enter an operation and were not made inside; by default those with gradients."""
 
-    def __init__(self) -> None:
+    def __init__(self, every: bool = False) -> None:
         super().__init__()
+        self.every = every
         self.found: dict[int, Tensor] = {}
         self.made: dict[int, Tensor] = {}
 
@@ -28,7 +30,7 @@ class _Watch(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         for tensor in _tensors((*args, *(kwargs or {}).values())):
-            if id(tensor) not in self.made and tensor.requires_grad:
+            if id(tensor) not in self.made and (self.every or tensor.requires_grad):
                 self.found.setdefault(id(tensor), tensor)
         result = func(*args, **(kwargs or {}))
         for tensor in _tensors(result):
@@ -57,6 +59,15 @@ def captured(field: Field, t: Tensor, y: Tensor, params: Sequence[Tensor] | None
             for leaf in _leaves(rate, list(found.values())):
                 found.setdefault(id(leaf), leaf)
     return tuple(found.values())
+
+
+def met(f: Callable[..., Tensor], t: Tensor, y: Tensor, args: Any) -> list[Tensor]:
+    """Tensors that one call of ``f`` uses beside its time and state, and the leaves of ``args``."""
+    with torch.no_grad(), _Watch(every=True) as watch:
+        f(t, y) if args is None else f(t, y, args)
+    found = {id(x): x for x in _tensors(args)}
+    found |= {id(x): x for x in watch.found.values() if x is not t and x is not y}
+    return list(found.values())
 
 
 def _check(params: Sequence[Tensor]) -> None:
@@ -118,8 +129,24 @@ class Swapped(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        args, kwargs = pytree.tree_map(lambda x: self._by_id.get(id(x), x), (args, kwargs or {}))
-        return func(*args, **kwargs)
+        return func(*map(self._swap, args), **{name: self._swap(x) for name, x in (kwargs or {}).items()})
+
+    def _swap(self, x: Any) -> Any:
+        """Swap a tensor, or those in the sequences that operations take."""
+        if type(x) in (list, tuple):
+            return type(x)(map(self._swap, x))
+        return self._by_id.get(id(x), x)
+
+
+def own_shares(params: Sequence[Tensor]) -> tuple[Sequence[Tensor], contextlib.AbstractContextManager[Any]]:
+    """Give tensors to differentiate by, and a context in which the field uses them.
+
+    Of tensors that were computed from each other, each is to get its own share only: the field sees copies.
+    """
+    if not tangled(params):
+        return params, contextlib.nullcontext()
+    bare = [p.detach().requires_grad_() for p in params]
+    return bare, Swapped(params, bare)
 
 
 class Gate:

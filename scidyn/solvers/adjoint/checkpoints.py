@@ -1,8 +1,19 @@
-"""The discrete adjoint with a bound on the states kept: segments of steps are taken again in the sweep."""
+"""The discrete adjoint with a bound on the states kept: steps are taken again in the sweep.
+
+The forward solve keeps the states of every m-th step in half of the places. The backward sweep uses the
+other half, and those it has finished with, for the states between: by the binomial schedule s free places
+and r repetitions of a step serve C(s + r + 1, r) steps.
+
+References
+----------
+A. Griewank, A. Walther, Algorithm 799: Revolve, ACM Trans. Math. Softw. 26, 19–45, 2000.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,16 +21,21 @@ from torch import Tensor
 from scidyn.errors import OptionError
 from scidyn.solvers.adjoint.records import Steps, add
 from scidyn.solvers.arguments import Problem
-from scidyn.solvers.methods.explicit_rk import ExplicitRK
-from scidyn.solvers.methods.stepper import Method
 
-__all__ = ["Checkpoints", "by_segments", "check_checkpoints"]
+__all__ = ["Checkpoints", "Kept", "by_segments", "check_checkpoints"]
 
 Sweep = Callable[[Steps, int, Tensor], list[Tensor | None]]
 
 
+class Kept(NamedTuple):
+    """Numbers of the steps at whose start a state was kept, and the largest number of states."""
+
+    steps: tuple[int, ...]
+    limit: int
+
+
 class Checkpoints:
-    """At most ``limit`` states on the way; when they are full every second one is dropped.
+    """States on the way, in half of ``limit`` places; when they are full every second one is dropped.
 
     Parameters
     ----------
@@ -31,15 +47,16 @@ class Checkpoints:
 
     def __init__(self, limit: int, start: Tensor) -> None:
         self.limit = limit
+        self.places = (limit + 1) // 2
         self.spacing = 1
         self.states: dict[int, Tensor] = {0: start.detach()}
 
     def __call__(self, count: int, y: Tensor, carry: tuple[Tensor, ...]) -> None:
         """Store the state after ``count`` recorded steps if it is due."""
-        if count - max(self.states) < self.spacing:
+        if self.places == 1 or count - max(self.states) < self.spacing:
             return
-        if len(self.states) == self.limit:
-            self.spacing = 2 * max(self.spacing, count // self.limit)
+        if len(self.states) == self.places:
+            self.spacing = 2 * max(self.spacing, count // self.places)
             last = -self.spacing
             for n in list(self.states):
                 if n - last < self.spacing:
@@ -48,55 +65,89 @@ class Checkpoints:
                     last = n
             if count - max(self.states) < self.spacing:
                 return
-        if len(self.states) < self.limit:
+        if len(self.states) < self.places:
             self.states[count] = y.detach().clone()
 
 
-def check_checkpoints(method: Method, adjoint: str | None) -> None:
-    """Refuse what the segments cannot repeat exactly.
+def check_checkpoints(adjoint: str | None) -> None:
+    """Refuse adjoints that keep no states, or all.
 
     Raises
     ------
     OptionError
-        If the adjoint is not the discrete one, or the method not an explicit Runge–Kutta method.
+        If the adjoint is not the discrete one.
     """
-    if adjoint not in ("auto", "discrete", None):
+    if adjoint not in ("auto", "discrete", "timeparallel", None):
         raise OptionError(f"checkpoints bounds the memory of adjoint='discrete'; got adjoint={adjoint!r}.")
-    if not isinstance(method, ExplicitRK):
-        raise OptionError(
-            f"checkpoints needs an explicit Runge-Kutta method, whose steps can be repeated; got {method.name!r}: "
-            "leave it out, or use method='tsit5'."
-        )
 
 
-def by_segments(
-    problem: Problem, times: Tensor, size: Tensor, kept: dict[int, Tensor], last: Tensor, sweep: Sweep
-) -> list[Tensor | None]:
+def by_segments(problem: Problem, steps: Steps, kept: Kept, last: Tensor, sweep: Sweep) -> list[Tensor | None]:
     """Sweep from the last segment to the first.
 
-    ``sweep(steps, low, state_grad)`` goes over one segment that begins at step ``low``; ``last`` is the
-    gradient at the end of the last one. Gives the gradient at the start, then those of the parameters.
+    ``steps.states`` are those kept. ``sweep(steps, low, state_grad)`` goes over consecutive steps that begin
+    at step ``low``; ``last`` is the gradient at the end of the last one. Gives the gradient at the start,
+    then those of the parameters.
     """
-    totals: list[Tensor | None] = []
-    high = len(size)
-    for low in sorted(kept, reverse=True):
-        if low >= high:
-            continue
-        states, y = [], kept[low]
+    backwards = _Backwards(problem, steps, last, sweep)
+    high = len(steps.size)
+    for place in reversed(range(len(kept.steps))):
+        low = kept.steps[place]
+        if low < high:
+            backwards.go(low, high, steps.states[place], kept.limit - place - 1)
+            high = low
+    return [backwards.state_grad, *backwards.totals]
+
+
+class _Backwards:
+    """The sweep so far: gradients at the start of the steps done, and of the parameters."""
+
+    def __init__(self, problem: Problem, steps: Steps, last: Tensor, sweep: Sweep) -> None:
+        self.problem, self.steps, self.sweep = problem, steps, sweep
+        self.state_grad = last
+        self.totals: list[Tensor | None] = []
+
+    def go(self, low: int, high: int, y: Tensor, free: int) -> None:
+        """Sweep from ``high`` to ``low``, where the state is ``y``, with ``free`` places for states between."""
+        while high - low - 1 > free:
+            middle = low + _split(high - low, free)
+            later = self._forward(low, middle, y, keep=False)[-1]
+            if free:
+                self.go(middle, high, later, free - 1)
+            else:
+                self._step(middle, high, [later])
+            high = middle
+        self._step(low, high, self._forward(low, high - 1, y))
+
+    def _step(self, low: int, high: int, states: Sequence[Tensor]) -> None:
+        """Pull the gradient back through consecutive steps whose states are known."""
+        whole = self.steps
+        used = None if whole.choice is None else whole.choice[low:high]
+        part = Steps(whole.times[low : high + 1], whole.size[low:high], torch.stack(list(states)), used)
+        first, *found = self.sweep(part, low, self.state_grad)
+        self.state_grad = self.state_grad if first is None else first
+        self.totals = [add(a, b) for a, b in zip(self.totals or [None] * len(found), found, strict=True)]
+
+    @torch.no_grad()
+    def _forward(self, low: int, high: int, y: Tensor, *, keep: bool = True) -> list[Tensor]:
+        """Take steps ``low`` to ``high`` again; gives the states at the nodes, or the last only."""
+        states = [y]
         for n in range(low, high):
-            states.append(y)
-            if n + 1 < high:
-                y = _again(problem, times[n], size[n], y)
-        steps = Steps(times[low : high + 1], size[low:high], torch.stack(states))
-        found = sweep(steps, low, last)
-        last, high = found[0] if found[0] is not None else last, low
-        parts: Sequence[Tensor | None] = totals or [None] * (len(found) - 1)
-        totals = [add(total, new) for total, new in zip(parts, found[1:], strict=True)]
-    return [last, *totals]
+            formula = self.steps.formula(self.problem.method, n)
+            h = self.steps.size[n]
+            y1 = formula.replay(self.problem.field, self.steps.times[n], h, y, dense=False).y1
+            y = torch.where((h > 0).unsqueeze(-1), y1, y)
+            if keep:
+                states.append(y)
+            else:
+                states = [y]
+        return states
 
 
-@torch.no_grad()
-def _again(problem: Problem, t: Tensor, h: Tensor, y: Tensor) -> Tensor:
-    """Take one recorded step again; a sample that did not move stays."""
-    y1 = problem.method.replay(problem.field, t, h, y, dense=False).y1
-    return torch.where((h > 0).unsqueeze(-1), y1, y)
+def _split(count: int, free: int) -> int:
+    """Number of steps before the next state to keep, by the binomial schedule."""
+    if free == 0:
+        return count - 1
+    repeats = 0
+    while math.comb(free + 1 + repeats, repeats) < count:
+        repeats += 1
+    return count - min(count - 1, math.comb(free + repeats, repeats))

@@ -23,10 +23,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from scidyn.errors import OptionError, SolverError
-from scidyn.solvers.adjoint.capture import Swapped
+from scidyn.solvers.adjoint.capture import own_shares
+from scidyn.solvers.adjoint.mapped import refuse_mapped
+from scidyn.solvers.adjoint.once import refuse_twice
 from scidyn.solvers.adjoint.records import add
 from scidyn.solvers.arguments import Problem
 from scidyn.solvers.dense import Records, evaluate, locate
@@ -38,6 +39,8 @@ from scidyn.solvers.methods.stepper import Method
 from scidyn.solvers.status import Status
 
 __all__ = ["attach_continuous", "check_backsolve"]
+
+ROWS = 4096
 
 # nodes and weights of three-point Gauss quadrature on [0, 1]
 GAUSS = ((0.5 - 0.15**0.5, 5 / 18), (0.5, 8 / 18), (0.5 + 0.15**0.5, 5 / 18))
@@ -73,16 +76,16 @@ class _ContinuousAdjoint(torch.autograd.Function):
         return y.clone()
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        kind = "interpolating" if ctx.count else "backsolve"
+        refuse_mapped(kind, grad)
         y, *tensors = ctx.saved_tensors
         path = Records(*tensors[: ctx.count]) if ctx.count else None
         params = tensors[ctx.count + 1 :]
-        # of tensors computed from each other each gets its own share only
-        bare = [p.detach().requires_grad_() for p in params]
-        with Swapped(params, bare):
-            found = _backwards(ctx.problem, y, upstream[0], path, bare)
-        return (None, None, None, *[None] * ctx.count, *found)
+        bare, sharing = own_shares(params)
+        with sharing, torch.no_grad():
+            found = _backwards(ctx.problem, y, grad, path, bare)
+        return (None, None, None, *[None] * ctx.count, *refuse_twice(kind, found, [grad, *tensors[ctx.count :]]))
 
 
 def _backwards(
@@ -203,6 +206,7 @@ class _AlongPath(_Adjoint):
     def __init__(self, inner: Field, path: Records) -> None:
         super().__init__(inner)
         self.path = path
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def state(self, t: Tensor) -> Tensor:
         """State at times of shape (1,) or (batch,)."""
@@ -212,21 +216,62 @@ class _AlongPath(_Adjoint):
         return evaluate(wide, *locate(wide.times, wanted))[:, 0]
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
-        return _pull(lambda s: self.forwards(-t, s), self.state(-t), y)[1]
+        # the iterations and difference quotients of an implicit step ask for many products at one time
+        if self._last is None or self._last[0] is not t:
+            with torch.enable_grad():
+                # a slope in time goes through the state too
+                state = self.state(-t) if t.requires_grad else self.state(-t).detach().requires_grad_()
+                self._last = t, state, self.forwards(-t, state)
+        _, state, rate = self._last
+        if not rate.requires_grad:
+            return torch.zeros_like(y)
+        options: dict[str, Any] = {"retain_graph": True, "create_graph": torch.is_grad_enabled()}
+        return torch.autograd.grad(rate, state, y, allow_unused=True, materialize_grads=True, **options)[0]
 
     def integral(self, method: Method, trace: Trace, params: Sequence[Tensor]) -> list[Tensor | None]:
-        """Three-point Gauss quadrature in each step."""
-        if trace.coef is None:
-            return [None] * len(params)
+        """Three-point Gauss quadrature in each step, the points of many steps together."""
         totals: list[Tensor | None] = [None] * len(params)
-        for t, h, grad, coef in zip(trace.times[:-1], trace.size, trace.states, trace.coef, strict=True):
-            for theta, weight in GAUSS:
-                size = h.to(grad.real.dtype).unsqueeze(-1)
-                inside = grad + size * sum((theta ** (p + 1) * c for p, c in enumerate(coef)), torch.zeros_like(grad))
-                when = -(t + theta * h)
-                found = self.part(when, self.state(when), inside, weight * h, params)
-                totals = [add(total, new) for total, new in zip(totals, found, strict=True)]
+        if trace.coef is None:
+            return totals
+        batch = trace.states.shape[1]
+        length = max(1, ROWS // (len(GAUSS) * batch))
+        for low in range(0, len(trace.size), length):
+            part = slice(low, low + length)
+            found = self._points(trace.times[:-1][part], trace.size[part], trace.states[part], trace.coef[part], params)
+            totals = [add(total, new) for total, new in zip(totals, found, strict=True)]
         return totals
+
+    def _points(
+        self, t: Tensor, h: Tensor, grad: Tensor, coef: Tensor, params: Sequence[Tensor]
+    ) -> Sequence[Tensor | None]:
+        """Sum over the points of some steps."""
+        powers = torch.arange(1, coef.shape[1] + 1, dtype=h.dtype, device=h.device)
+        when, weights, inside = [], [], []
+        for theta, weight in GAUSS:
+            factor = (theta**powers).to(grad.dtype).reshape(1, -1, 1, 1)
+            inside.append(grad + h.to(grad.real.dtype).unsqueeze(-1) * (factor * coef).sum(dim=1))
+            when.append(-(t + theta * h))
+            weights.append(weight * h)
+        times, scale, value = torch.cat(when), torch.cat(weights), torch.cat(inside)
+        states = torch.stack([self.state(x) for x in times])
+        try:
+            return self._together(times, states, scale.to(grad.real.dtype).unsqueeze(-1) * value, params)
+        except (RuntimeError, ValueError, NotImplementedError):
+            totals: list[Tensor | None] = [None] * len(params)
+            for point in zip(times, states, value, scale, strict=True):
+                found = self.part(*point, params)
+                totals = [add(total, new) for total, new in zip(totals, found, strict=True)]
+            return totals
+
+    def _together(
+        self, t: Tensor, states: Tensor, cotangent: Tensor, params: Sequence[Tensor]
+    ) -> Sequence[Tensor | None]:
+        """Pull all points back in one product."""
+        with torch.enable_grad():
+            rate = torch.func.vmap(self.forwards)(t, states.detach())
+        if not rate.requires_grad:
+            return [None] * len(params)
+        return torch.autograd.grad(rate, params, torch.where(cotangent != 0, cotangent, 0.0), allow_unused=True)
 
 
 def _pull(f: Callable[[Tensor], Tensor], y: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:

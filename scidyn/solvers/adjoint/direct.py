@@ -6,13 +6,20 @@ import torch
 from torch import Tensor
 
 from scidyn.solvers.dense import Records, evaluate, locate
-from scidyn.solvers.methods.stepper import Method, Rate
+from scidyn.solvers.methods.stepper import Method, Rate, pinned
 
 __all__ = ["replay"]
 
 
 def replay(
-    rate: Rate, method: Method, y0: Tensor, times: Tensor, size: Tensor, wanted: Tensor, at_nodes: bool
+    rate: Rate,
+    method: Method,
+    y0: Tensor,
+    times: Tensor,
+    size: Tensor,
+    wanted: Tensor,
+    at_nodes: bool,
+    choice: Tensor | None = None,
 ) -> Tensor:
     """Repeat the accepted steps so that autograd records them.
 
@@ -28,6 +35,8 @@ def replay(
         Times to report; those outside the grid take the nearest step, the caller masks them.
     at_nodes : bool
         True if every wanted time is a node.
+    choice : Tensor, shape (N, batch), optional
+        Formulas used, of a method that has several.
 
     Returns
     -------
@@ -39,14 +48,15 @@ def replay(
     # padded times take part with a gradient of zero, which NaN would spoil
     theta = theta.nan_to_num(nan=0.0)
     states, coefs = [y0], []
+    formulas = [method] * len(size) if choice is None else [pinned(method, c) for c in choice]
     if at_nodes:
-        for t, h in zip(times[:-1], size, strict=True):
-            states.append(method.replay(rate, t, h, states[-1], dense=False).y1)
+        for t, h, formula in zip(times[:-1], size, formulas, strict=True):
+            states.append(formula.replay(rate, t, h, states[-1], dense=False).y1)
         nodes = torch.stack(states)
         rows = torch.arange(index.shape[0], device=index.device).unsqueeze(1)
         return nodes[index + (theta > 0.5), rows]
-    for t, h in zip(times[:-1], size, strict=True):
-        taken = method.replay(rate, t, h, states[-1])
+    for t, h, formula in zip(times[:-1], size, formulas, strict=True):
+        taken = formula.replay(rate, t, h, states[-1])
         states.append(taken.y1)
         coefs.append(torch.stack(taken.coef))
     return evaluate(Records(times, size, torch.stack(states[:-1]), torch.stack(coefs)), index, theta)

@@ -17,11 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scidyn.solvers.adjoint.at_once import Coupled
 from scidyn.solvers.adjoint.capture import Gate, Swapped, tangled
-from scidyn.solvers.adjoint.checkpoints import Checkpoints, by_segments
+from scidyn.solvers.adjoint.checkpoints import Checkpoints, Kept, by_segments
 from scidyn.solvers.adjoint.direct import replay
+from scidyn.solvers.adjoint.mapped import mapped
 from scidyn.solvers.adjoint.records import Cotangents, Outer, Steps, add, distribute
-from scidyn.solvers.adjoint.together import Coupled, sweep_together, worthwhile
+from scidyn.solvers.adjoint.together import sweep_together, worthwhile
 from scidyn.solvers.arguments import Problem
 from scidyn.solvers.dense import locate
 from scidyn.solvers.loop import Trace
@@ -46,8 +48,10 @@ def attach(
     bare = problem._replace(y0=problem.y0.detach(), times=problem.times.detach())
     states, kept = trace.states, None
     if checkpoints is not None:
-        kept, states = tuple(checkpoints.states), torch.stack(list(checkpoints.states.values()))
-    return _DiscreteAdjoint.apply(bare, sweep or repeat, kept, trace.y, trace.times, trace.size, states, y0, *params)
+        kept = Kept(tuple(checkpoints.states), checkpoints.limit)
+        states = torch.stack(list(checkpoints.states.values()))
+    path = (trace.times, trace.size, states, trace.choice)
+    return _DiscreteAdjoint.apply(bare, sweep or repeat, kept, trace.y, *path, y0, *params)
 
 
 class _DiscreteAdjoint(torch.autograd.Function):
@@ -56,42 +60,42 @@ class _DiscreteAdjoint(torch.autograd.Function):
         ctx: Any,
         problem: Problem,
         sweep: Sweep,
-        kept: tuple[int, ...] | None,
+        kept: Kept | None,
         y: Tensor,
         times: Tensor,
         size: Tensor,
         states: Tensor,
+        choice: Tensor | None,
         y0: Tensor,
         *params: Tensor,
     ) -> Tensor:
         ctx.problem, ctx.sweep, ctx.kept = problem, sweep, kept
         ctx.whole = bool(torch.isfinite(y.detach().sum()))
-        ctx.save_for_backward(y, times, size, states, y0, *params)
+        ctx.save_for_backward(y, times, size, states, choice, y0, *params)
         return y.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        y, times, size, states, y0, *params = ctx.saved_tensors
-        needed = ctx.needs_input_grad[7:]
+        y, times, size, states, choice, y0, *params = ctx.saved_tensors
+        steps, needed = Steps(times, size, states, choice), ctx.needs_input_grad[8:]
         if not ctx.whole:
             grad = grad.masked_fill(torch.isnan(y).all(dim=-1, keepdim=True), 0.0)
         if torch.is_grad_enabled():
-            found = _twice(ctx.problem, times, size, y0, params, needed, grad)
+            found = _twice(ctx.problem, steps, y0, params, needed, grad)
         elif tangled(params):
             # of tensors computed from each other each gets its own share only
             bare = [p.detach().requires_grad_() for p in params]
             with Swapped(params, bare):
-                found = _once(ctx.problem, Steps(times, size, states), bare, grad, ctx.kept, repeat)
+                found = _once(ctx.problem, steps, bare, grad, ctx.kept, ctx.sweep)
         else:
-            found = _once(ctx.problem, Steps(times, size, states), params, grad, ctx.kept, ctx.sweep)
+            found = _once(ctx.problem, steps, params, grad, ctx.kept, ctx.sweep)
         found_or_none = [g if need else None for g, need in zip(found, needed, strict=True)]
-        return None, None, None, None, None, None, None, *found_or_none
+        return *[None] * 8, *found_or_none
 
 
 def _twice(
     problem: Problem,
-    times: Tensor,
-    size: Tensor,
+    steps: Steps,
     y0: Tensor,
     params: Sequence[Tensor],
     needed: Sequence[bool],
@@ -100,8 +104,9 @@ def _twice(
     """Gradient that can be differentiated again: repeat the steps under autograd."""
     gate = Gate()
     inputs = [gate(y0), *map(gate, params)]
+    path, fixed = (inputs[0], steps.times, steps.size, problem.times), problem.stepping == "fixed"
     with Swapped(params, inputs[1:]):
-        y = replay(problem.field, problem.method, inputs[0], times, size, problem.times, problem.stepping == "fixed")
+        y = replay(problem.field, problem.method, *path, fixed, steps.choice)
     chosen = [x for x, need in zip(inputs, needed, strict=True) if need]
     gate.closed = True
     found = iter(torch.autograd.grad(y, chosen, grad, create_graph=True, allow_unused=True))
@@ -110,15 +115,21 @@ def _twice(
 
 
 def _once(
-    problem: Problem, steps: Steps, params: Sequence[Tensor], grad: Tensor, kept: tuple[int, ...] | None, sweep: Sweep
+    problem: Problem, steps: Steps, params: Sequence[Tensor], grad: Tensor, kept: Kept | None, sweep: Sweep
 ) -> list[Tensor | None]:
     """Sweep over the steps from the last to the first."""
     if len(steps.size) == 0:
         return [grad.sum(dim=1), *[None] * len(params)]
     index, theta = locate(steps.times, problem.times.expand(steps.times.shape[1], -1))
     theta = torch.where(theta > 0.5, 1.0, 0.0) if problem.stepping == "fixed" else theta
+    if mapped(grad):
+        # the sweep that reads no value serves all gradients at once
+        sweep = _one_by_one
     if kept is None:
-        return sweep(problem, steps, distribute(steps, index, theta, grad), params)
+        found = (
+            Cotangents.of(steps, index, theta, grad) if sweep is _one_by_one else distribute(steps, index, theta, grad)
+        )
+        return sweep(problem, steps, found, params)
 
     def segment(part: Steps, low: int, last: Tensor) -> list[Tensor | None]:
         local = index - low
@@ -127,8 +138,7 @@ def _once(
         outer.nodes[-1] += last
         return sweep(problem, part, outer, params)
 
-    stored = dict(zip(kept, steps.states, strict=True))
-    return by_segments(problem, steps.times, steps.size, stored, torch.zeros_like(steps.states[0]), segment)
+    return by_segments(problem, steps, kept, torch.zeros_like(steps.states[0]), segment)
 
 
 def repeat(problem: Problem, steps: Steps, outer: Outer, params: Sequence[Tensor]) -> list[Tensor | None]:
@@ -142,6 +152,11 @@ def repeat(problem: Problem, steps: Steps, outer: Outer, params: Sequence[Tensor
     return _sweep(problem, steps, outer, params)
 
 
+def _one_by_one(problem: Problem, steps: Steps, outer: Outer, params: Sequence[Tensor]) -> list[Tensor | None]:
+    """Take the steps again one by one."""
+    return _sweep(problem, steps.at_safe_states(), outer, params)
+
+
 def _sweep(problem: Problem, steps: Steps, outer: Outer, params: Sequence[Tensor]) -> list[Tensor | None]:
     """One vector–Jacobian product per step."""
     totals: list[Tensor | None] = [None] * len(params)
@@ -150,7 +165,8 @@ def _sweep(problem: Problem, steps: Steps, outer: Outer, params: Sequence[Tensor
         moved = (steps.size[n] > 0).unsqueeze(-1)
         with torch.enable_grad():
             y = steps.states[n].detach().requires_grad_()
-            taken = problem.method.replay(problem.field, steps.times[n], steps.size[n], y, dense=outer.inside[n])
+            formula = steps.formula(problem.method, n)
+            taken = formula.replay(problem.field, steps.times[n], steps.size[n], y, dense=outer.inside[n])
         outputs, weights = [taken.y1], [torch.where(moved, state_grad, 0.0)]
         if outer.inside[n]:
             outputs += taken.coef

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from scidyn.solvers.methods.stepper import Method, pinned
+
 __all__ = ["Cotangents", "Outer", "SharedCotangents", "Steps", "add", "distribute"]
 
 
@@ -22,11 +24,14 @@ class Steps(NamedTuple):
         Step sizes; zero for a sample that did not move.
     states : Tensor, shape (N, batch, D)
         State at the start of each step.
+    choice : Tensor, shape (N, batch), or None
+        Formulas used, of a method that has several.
     """
 
     times: Tensor
     size: Tensor
     states: Tensor
+    choice: Tensor | None = None
 
     def at_safe_states(self) -> Steps:
         """Put samples that do not move back to their first state, where f and its slopes are finite.
@@ -43,7 +48,11 @@ class Steps(NamedTuple):
         rows = torch.where(ever, rows, ever.to(torch.int8).argmax())
         states = torch.where(moved.unsqueeze(-1), self.states, self.states[0, rows])
         times = torch.where(moved, self.times[:-1], self.times[0, rows])
-        return Steps(torch.cat([times, self.times[-1:]]), self.size, states)
+        return Steps(torch.cat([times, self.times[-1:]]), self.size, states, self.choice)
+
+    def formula(self, method: Method, n: int) -> Method:
+        """Give the method whose replay repeats step n."""
+        return method if self.choice is None else pinned(method, self.choice[n])
 
 
 class Cotangents(NamedTuple):

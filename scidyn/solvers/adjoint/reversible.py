@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from scidyn.errors import OptionError
-from scidyn.solvers.adjoint.capture import Swapped
+from scidyn.solvers.adjoint.capture import own_shares
+from scidyn.solvers.adjoint.once import refuse_twice
 from scidyn.solvers.adjoint.records import Cotangents, Steps, add
 from scidyn.solvers.arguments import Problem
 from scidyn.solvers.controller import Tolerance
@@ -176,19 +176,17 @@ class _ReversibleAdjoint(torch.autograd.Function):
     ) -> Tensor:
         ctx.problem, ctx.marks = problem, marks
         missing = torch.isnan(y).all(dim=-1) | lost.unsqueeze(-1)
-        ctx.save_for_backward(missing, times, size, y_end, z_end, *params)
+        ctx.save_for_backward(missing, times, size, y_end, z_end, y0, *params)
         return y.clone()
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        missing, times, size, y, z, *params = ctx.saved_tensors
-        grad = upstream[0].masked_fill(missing.unsqueeze(-1), 0.0)
-        # of tensors computed from each other each gets its own share only
-        bare = [p.detach().requires_grad_() for p in params]
-        with Swapped(params, bare):
-            found = _sweep(ctx.problem, Steps(times, size, y[None, :0]), ctx.marks, _Pair(y, z), bare, grad)
-        return None, None, None, None, None, None, None, None, *found
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        missing, times, size, y, z, y0, *params = ctx.saved_tensors
+        known = grad.masked_fill(missing.unsqueeze(-1), 0.0)
+        bare, sharing = own_shares(params)
+        with sharing, torch.no_grad():
+            found = _sweep(ctx.problem, Steps(times, size, y[None, :0]), ctx.marks, _Pair(y, z), bare, known)
+        return *[None] * 8, *refuse_twice("reversible", found, [grad, y0, *params])
 
 
 def _sweep(

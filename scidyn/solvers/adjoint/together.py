@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from scidyn.solvers.adjoint.at_once import Coupled, replay_steps
 from scidyn.solvers.adjoint.records import Outer, Steps, add
 from scidyn.solvers.arguments import Problem
 from scidyn.solvers.precision import is_autocast
@@ -15,11 +16,8 @@ __all__ = ["Coupled", "small", "sweep_together", "worthwhile"]
 
 WIDEST_STATE = 8
 ROWS = 4096
+ENTRIES = 2**23
 WIDEST_PRODUCT = 512
-
-
-class Coupled(Exception):
-    """The rate of one sample depends on another, or f cannot be evaluated for all steps at once."""
 
 
 def worthwhile(problem: Problem, steps: Steps) -> bool:
@@ -32,8 +30,7 @@ def small(problem: Problem) -> bool:
     batch, width = problem.y0.shape
     # D + 1 products with every step's Jacobian: beyond this they cost more than one launch per step saves
     narrow = width <= WIDEST_STATE and batch * (width + 1) <= WIDEST_PRODUCT
-    usable = not problem.method.implicit and not is_autocast(problem.field.f)
-    return narrow and usable and not problem.y0.is_complex()
+    return narrow and not is_autocast(problem.field.f) and not problem.y0.is_complex()
 
 
 def sweep_together(problem: Problem, steps: Steps, outer: Outer, params: Sequence[Tensor]) -> list[Tensor | None]:
@@ -48,8 +45,8 @@ def sweep_together(problem: Problem, steps: Steps, outer: Outer, params: Sequenc
     Coupled
         If samples mix, or f cannot be evaluated for many steps at once.
     """
-    count, batch, _ = steps.states.shape
-    length = max(1, ROWS // batch)
+    count, batch, width = steps.states.shape
+    length = max(1, min(ROWS, ENTRIES // width**2) // batch)
     totals: list[Tensor | None] = [None] * len(params)
     state_grad = outer.nodes[-1]
     for high in range(count, 0, -length):
@@ -73,7 +70,7 @@ def _segment(
     inner = outer.nodes[low:high]
     added, from_inside = _inside(problem, steps, outer, params, low, high)
     source = inner if added is None else inner + added
-    y, y1, _ = _replay(problem, steps, slice(low, high), dense=False)
+    y, y1, _ = replay_steps(problem, steps, slice(low, high), dense=False)
     eye = torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
     chain = torch.where(moved.unsqueeze(-1), _jacobians(y1, y), eye)
     following, state_grad = [], last.unsqueeze(1)
@@ -96,28 +93,12 @@ def _inside(
     if not chosen:
         return None, [None] * len(params)
     index = torch.tensor(chosen, device=steps.size.device)
-    y, _, coef = _replay(problem, steps, index, dense=True)
+    y, _, coef = replay_steps(problem, steps, index, dense=True)
     weights = outer.coefs(low, high, coef.shape[1])[index - low]
     own, *found = torch.autograd.grad(coef, [y, *params], weights, allow_unused=True)
     added = torch.zeros_like(outer.nodes[low:high])
     added[index - low] = own
     return added, found
-
-
-def _replay(problem: Problem, steps: Steps, chosen: slice | Tensor, dense: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Repeat steps under autograd; gives the states they start from, their ends and their polynomials."""
-
-    def take(t: Tensor, h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        taken = problem.method.replay(problem.field, t, h, y, dense=dense)
-        return taken.y1, torch.stack(taken.coef) if dense else taken.y1
-
-    with torch.enable_grad():
-        y = steps.states[chosen].detach().requires_grad_()
-        try:
-            y1, coef = torch.func.vmap(take)(steps.times[:-1][chosen], steps.size[chosen], y)
-        except (RuntimeError, ValueError, NotImplementedError) as reason:
-            raise Coupled from reason
-    return y, y1, coef
 
 
 def _jacobians(y1: Tensor, y: Tensor) -> Tensor:

@@ -200,11 +200,11 @@ class _Krylov:
 
     def solve(self, b: Tensor) -> Tensor:
         if torch.is_grad_enabled() and b.requires_grad:
-            return _KrylovSolve.apply(b, self)
+            return _KrylovSolve.apply(b, self, False)
         return self._run(self._product, b)
 
-    def solve_transposed(self, b: Tensor) -> Tensor:
-        return self._run(self._transposed_product, b)
+    def run(self, b: Tensor, transposed: bool) -> Tensor:
+        return self._run(self._transposed_product if transposed else self._product, b)
 
     def _run(self, operator: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
         point = self._point
@@ -244,16 +244,16 @@ class _Krylov:
 
 
 class _KrylovSolve(torch.autograd.Function):
-    """Matrix-free solution of ``(I - shift J) x = b``, differentiable in ``b``."""
+    """Matrix-free solution of ``(I - shift J) x = b`` or its transpose, differentiable in ``b`` any number of times."""
 
     @staticmethod
-    def forward(ctx, b: Tensor, matrix: _Krylov) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.matrix = matrix
-        return matrix._run(matrix._product, b)
+    def forward(ctx, b: Tensor, matrix: _Krylov, transposed: bool) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.matrix, ctx.transposed = matrix, transposed
+        return matrix.run(b, transposed)
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def]
-        return ctx.matrix.solve_transposed(grad), None
+        return _KrylovSolve.apply(grad, ctx.matrix, not ctx.transposed), None, None
 
 
 def _identity_rows(width: int, like: Tensor) -> Tensor:

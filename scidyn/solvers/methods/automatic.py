@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -46,6 +46,8 @@ class Automatic:
         The method for stiff samples, with its linear algebra.
     patience, relief : int
         Steps before a sample turns, and before it returns.
+    stiff_samples : Tensor of bool, shape (batch,), optional
+        Samples whose step a replay repeats by the stiff method.
 
     References
     ----------
@@ -61,6 +63,7 @@ class Automatic:
     dense_order: int = 4
     adaptive: bool = True
     implicit: bool = True
+    stiff_samples: Tensor | None = field(default=None, repr=False, compare=False)
 
     @property
     def evaluations(self) -> int:
@@ -93,15 +96,28 @@ class Automatic:
         turn = count >= torch.where(stiff, self.relief, self.patience)
         following = (taken.carry[0], stiff ^ turn, torch.where(turn, torch.zeros_like(count), count))
         solves = stiff.to(torch.int32)
-        return taken._replace(carry=following, work=(solves, solves))
+        return taken._replace(carry=following, work=(solves, solves), choice=stiff)
+
+    def repeatable(self) -> Automatic:
+        """Give the method with exact Jacobians."""
+        return replace(self, stiff=self.stiff.repeatable())
+
+    def pinned(self, choice: Tensor) -> Automatic:
+        """Give the method whose replay uses the stiff formula for the samples in ``choice``."""
+        return replace(self, stiff_samples=choice)
 
     def replay(self, rate: Rate, t: Tensor, h: Tensor, y: Tensor, *, dense: bool = True) -> Step:
-        """Take a step of the same size by the formula that is stable there, differentiable by autograd."""
+        """Take a step of the same size, differentiable by autograd.
+
+        The formulas are those it was pinned to; if it was not, those that are stable.
+        """
         where = TimeAndState(t, h, y, rate(t, y), fallback_scale(y.detach()))
-        with torch.no_grad():
-            # the estimate from the stages fails on steps far beyond stability, which a replay may ask for
-            point, _ = self.stiff.linearise(rate, where, exact=False)
-            stiff = ~(_column_sums(point, where) <= REACH)
+        stiff = self.stiff_samples
+        if stiff is None:
+            with torch.no_grad():
+                # the estimate from the stages fails on steps far beyond stability, which a replay may ask for
+                point, _ = self.stiff.linearise(rate, where, exact=False)
+                stiff = ~(_column_sums(point, where) <= REACH)
         if reads_are_cheap(y) and not bool(stiff.any()):
             return self._explicit(rate, where).step
         implicit = self._implicit(rate, where, exact=True)[0]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -29,9 +30,12 @@ class _Linearised:
     algebra : LinearAlgebra
         How the Jacobian is found and the linear systems are solved. In single precision the Jacobian
         is taken by automatic differentiation, since differences would cost accuracy.
+    exact : bool
+        Take it so in double precision too, as a replay does: the two then are the same step.
     """
 
     algebra: LinearAlgebra = field(default_factory=LinearAlgebra)
+    exact: bool = False
 
     @property
     def adaptive(self) -> bool:
@@ -43,9 +47,13 @@ class _Linearised:
         """True: linear systems are solved in each stage."""
         return True
 
+    def repeatable(self) -> Self:
+        """Give the method with exact Jacobians; products alone stay inexact, which would cost many of them."""
+        return self if self.algebra.linear_solver == "krylov" else replace(self, exact=True)
+
     def linearise(self, rate: Rate, where: TimeAndState, exact: bool) -> tuple[Point, Tensor]:
         """Give the Jacobian at a point and the slope of the rate in time."""
-        exact = exact or where.y.dtype == torch.float32
+        exact = exact or self.exact or where.y.dtype == torch.float32
         point = self.algebra.linearisation.at(rate, where, exact=exact, time=True)
         return point, torch.zeros_like(where.y) if point.time_slope is None else point.time_slope
 

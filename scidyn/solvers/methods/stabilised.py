@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ class RKC2:
         A fixed number of stages for all steps, at least 2; default: chosen from the estimate.
     most : int
         Largest number of stages; a longer step is left to the error control.
+    used : Tensor, shape (batch,), optional
+        Numbers of stages that a replay repeats.
 
     References
     ----------
@@ -47,6 +49,7 @@ class RKC2:
     dense_order: int = 2
     adaptive: bool = True
     implicit: bool = False
+    used: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.stages is not None:
@@ -80,14 +83,24 @@ class RKC2:
             return self._advance(rate, t, h, y, k1, *self._fixed(h))
         radius, direction = _power(rate, t, y, k1, carry[1])
         radius = torch.maximum(radius, 0.9 * carry[2])
-        taken = self._advance(rate, t, h, y, k1, *self._chosen(t, h, radius))
-        return taken._replace(carry=(taken.carry[0], direction, radius))
+        wanted, loops = self._chosen(t, h, radius)
+        taken = self._advance(rate, t, h, y, k1, wanted, loops)
+        # a small type: one number per sample and step is kept
+        used = wanted.to(torch.int16).expand(y.shape[0])
+        return taken._replace(carry=(taken.carry[0], direction, radius), choice=used)
+
+    def pinned(self, choice: Tensor) -> RKC2:
+        """Give the method whose replay takes the numbers of stages in ``choice``."""
+        return replace(self, used=choice)
 
     def replay(self, rate: Rate, t: Tensor, h: Tensor, y: Tensor, *, dense: bool = True) -> Step:
-        """Take a step of the same stability from ``(t, h, y)`` alone."""
+        """Take a step from ``(t, h, y)`` alone, with the stages it was pinned to, or as many as are stable."""
         k1 = rate(t, y)
         if self.stages is not None:
             return self._advance(rate, t, h, y, k1, *self._fixed(h))
+        if self.used is not None:
+            wanted = (self.used if t.shape[0] > 1 else self.used[:1]).to(h.dtype)
+            return self._advance(rate, t, h, y, k1, wanted, int(wanted.amax()) if reads_are_cheap(y) else self.most)
         with torch.no_grad():
             radius = self.begin(rate, t, y.detach(), k1.detach())[2]
             wanted, loops = self._chosen(t, h, radius)

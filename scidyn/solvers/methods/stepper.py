@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
 from scidyn.solvers.controller import Tolerance
 
-__all__ = ["Method", "Rate", "Step"]
+__all__ = ["Method", "Rate", "Step", "pinned", "repeatable"]
 
 Rate = Callable[[Tensor, Tensor], Tensor]
 
@@ -37,6 +37,9 @@ class Step(NamedTuple):
         Jacobians and matrix factorisations of each sample.
     iterations : Tensor of int32, shape (batch,), or None
         Newton iterations of the slowest stage, for the step size; ``most`` is their largest number.
+    choice : Tensor, shape (batch,), or None
+        Which of its formulas the step used for each sample, of a method that has several: a replay that
+        is pinned to it uses the same. None for a method with one formula.
     """
 
     y1: Tensor
@@ -49,6 +52,7 @@ class Step(NamedTuple):
     work: tuple[Tensor, Tensor] | None = None
     iterations: Tensor | None = None
     most: int = 1
+    choice: Tensor | None = None
 
 
 class Method(Protocol):
@@ -94,3 +98,21 @@ class Method(Protocol):
 
         ``err`` may be None and ``carry`` empty; with ``dense=False`` ``coef`` may be empty.
         """
+
+
+def pinned(method: Method, choice: Tensor | None) -> Method:
+    """Give the method whose replay uses the formulas that a step noted in ``Step.choice``."""
+    if choice is None:
+        return method
+    several: Any = method
+    fixed: Method = several.pinned(choice)
+    return fixed
+
+
+def repeatable(method: Method) -> Method:
+    """Give the method whose steps in the loop are those of its replay to rounding, if it can make them so."""
+    several: Any = getattr(method, "repeatable", None)
+    if several is None:
+        return method
+    same: Method = several()
+    return same
