@@ -212,7 +212,7 @@ class Solution:
             )
         return self._local(kind, when, step, generator)
 
-    def to_dataset(
+    def to_xarray(
         self,
         names: Sequence[str] | None = None,
         units: Sequence[str] | None = None,
@@ -247,7 +247,7 @@ class Solution:
         >>> from scidyn.solvers import solve_ode
         >>> y0 = torch.ones(1, 1, dtype=torch.float64)
         >>> solution = solve_ode(lambda t, y: -y, y0, [0.0, 1.0], adjoint=None)
-        >>> dict(solution.to_dataset(["mass"], ["kg"], "s").sizes)
+        >>> dict(solution.to_xarray(["mass"], ["kg"], "s").sizes)
         {'trajectory': 1, 'time': 2}
         """
         import xarray as xr
@@ -277,7 +277,7 @@ class Solution:
             values = values.transpose(0, 1) if self.time_first else values
             values = values.unsqueeze(-1) if values.ndim == 2 else values
             if values.ndim != 3:
-                raise ShapeError(f"to_dataset needs states of shape (D,); this one has {tuple(values.shape[2:])}.")
+                raise ShapeError(f"to_xarray needs states of shape (D,); this one has {tuple(values.shape[2:])}.")
             stem = "_".join(str(getattr(k, "key", getattr(k, "idx", getattr(k, "name", "")))) for k in path) or "y"
             count = values.shape[-1]
             labels += [stem] if count == 1 and path else [f"{stem}{i}" for i in range(count)]

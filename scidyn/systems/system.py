@@ -241,7 +241,7 @@ class System:
         batch = torch.broadcast_shapes(y0.shape[:-1], theta.shape[:-1]) or (1,)
         y0 = y0.expand(*batch, y0.shape[-1])
         solution = solve_ode(self, y0, t, args=theta, **({"adjoint": None} | solver))
-        dataset = solution.to_dataset(
+        dataset = solution.to_xarray(
             names=self.state_names, units=units or ["1"] * len(self.states), time_units=time_units
         )
         dataset.attrs["source"] = f"simulated: {self!r}"

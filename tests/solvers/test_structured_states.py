@@ -181,9 +181,9 @@ def test_parameters_of_a_module_receive_gradients():
 
 def test_dataset_names_the_leaves():
     solution = solve_ode(spring, START, TIMES, adjoint=None)
-    assert list(solution.to_dataset()) == ["x0", "x1", "x2", "v0", "v1", "v2"]
-    swapped = solve_ode(spring, START, TIMES, adjoint=None, time_first=True).to_dataset()
-    assert swapped.identical(solution.to_dataset())
+    assert list(solution.to_xarray()) == ["x0", "x1", "x2", "v0", "v1", "v2"]
+    swapped = solve_ode(spring, START, TIMES, adjoint=None, time_first=True).to_xarray()
+    assert swapped.identical(solution.to_xarray())
 
 
 BAD = {

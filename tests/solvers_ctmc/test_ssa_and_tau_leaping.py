@@ -202,6 +202,6 @@ def test_a_rate_matrix_leaps_as_independent_walkers():
 def test_solutions_become_datasets_with_units():
     network = ReactionNetwork.parse(BIRTH_DEATH)
     sol = simulate_ssa(network, torch.tensor([5.0]), grid(0.0, 1.0), trajectories=3, seed=0)
-    ds = sol.to_dataset(species=network.species, time_units="min")
+    ds = sol.to_xarray(species=network.species, time_units="min")
     assert ds["A"].dims == ("trajectory", "time")
     assert (ds["A"].attrs["units"], ds["time"].attrs["units"]) == ("molecule", "min")

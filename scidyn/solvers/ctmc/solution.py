@@ -110,7 +110,7 @@ class JumpSolution:
         """True if all trajectories are known up to the last time."""
         return all(JumpStatus.of(code).success for code in self.status.unique().tolist())
 
-    def to_dataset(
+    def to_xarray(
         self, *, species: Sequence[str] | None = None, units: str = "molecule", time_units: str = "s"
     ) -> xr.Dataset:
         """Return counts as a Dataset of trajectories, one variable per species.
@@ -138,7 +138,7 @@ class JumpSolution:
         >>> from scidyn.solvers import ReactionNetwork, simulate_ssa
         >>> decay = ReactionNetwork.parse({"A -> 0": 1.0})
         >>> sol = simulate_ssa(decay, torch.tensor([50.0]), torch.linspace(0, 1, 3), trajectories=2, seed=0)
-        >>> dict(sol.to_dataset(species=decay.species).sizes)
+        >>> dict(sol.to_xarray(species=decay.species).sizes)
         {'trajectory': 2, 'time': 3}
         """
         import xarray as xr
