@@ -49,9 +49,9 @@ def gradient(method, adjoint, rtol, atol):
     [
         ("kvaerno5", 1e-3, 1e-6, 1e-4),
         ("kvaerno5", 1e-4, 1e-8, 1e-5),
-        ("kvaerno5", 1e-6, 1e-6, 1e-5),
+        pytest.param("kvaerno5", 1e-6, 1e-6, 1e-5, marks=pytest.mark.slow),
         ("kvaerno3", 1e-3, 1e-6, 1e-3),
-        ("rodas5p", 1e-6, 1e-10, 1e-6),
+        pytest.param("rodas5p", 1e-6, 1e-10, 1e-6, marks=pytest.mark.slow),
     ],
 )
 def test_gradient_equals_the_sensitivity_equations(method, rtol, atol, allowed):
