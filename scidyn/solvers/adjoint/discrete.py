@@ -22,6 +22,7 @@ from scidyn.solvers.adjoint.capture import Gate, Swapped, tangled
 from scidyn.solvers.adjoint.checkpoints import Checkpoints, Kept, by_segments
 from scidyn.solvers.adjoint.direct import replay
 from scidyn.solvers.adjoint.mapped import mapped
+from scidyn.solvers.adjoint.pull import pull
 from scidyn.solvers.adjoint.records import Cotangents, Outer, Steps, add, distribute
 from scidyn.solvers.adjoint.together import sweep_together, worthwhile
 from scidyn.solvers.arguments import Problem
@@ -171,7 +172,8 @@ def _sweep(problem: Problem, steps: Steps, outer: Outer, params: Sequence[Tensor
         if outer.inside[n]:
             outputs += taken.coef
             weights += outer.coef(n, len(taken.coef))
-        found = torch.autograd.grad(outputs, [y, *params], weights, allow_unused=True)
-        state_grad = outer.nodes[n] + torch.where(moved, found[0], state_grad)
-        totals = [add(total, new) for total, new in zip(totals, found[1:], strict=True)]
+        own, *found = pull(outputs, [y, *params], weights)
+        kept = torch.where(moved, 0.0 if own is None else own, state_grad)
+        state_grad = outer.nodes[n] + kept
+        totals = [add(total, new) for total, new in zip(totals, found, strict=True)]
     return [state_grad, *totals]

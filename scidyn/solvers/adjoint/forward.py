@@ -21,6 +21,7 @@ from scidyn.errors import OptionError
 from scidyn.solvers.adjoint.at_once import Coupled, replay_steps
 from scidyn.solvers.adjoint.capture import Swapped
 from scidyn.solvers.adjoint.once import refuse_twice
+from scidyn.solvers.adjoint.pull import pull
 from scidyn.solvers.adjoint.records import Steps
 from scidyn.solvers.arguments import Problem
 from scidyn.solvers.dense import Records, evaluate, locate
@@ -211,21 +212,23 @@ class _Columns:
                 y, y1, coef = replay_steps(self.problem, self.steps, slice(None), dense=self.dense)
             outputs = [y1, coef] if self.dense else [y1]
             weights = [torch.zeros_like(x, requires_grad=True) for x in outputs]
-            options: dict[str, Any] = {"allow_unused": True, "materialize_grads": True}
-            pulled = torch.autograd.grad(outputs, [y, *params], weights, create_graph=True, **options)
-        known = [i for i, x in enumerate(pulled) if x.requires_grad]
-        linear = [pulled[i] for i in known]
+            pulled = pull(outputs, [y, *params], weights, create_graph=True, materialize_grads=True)
+        linear = [x for x in pulled if x is not None and x.requires_grad]
+        known = [i for i, x in enumerate(pulled) if x is not None and x.requires_grad]
 
         def column(state: Tensor, flat: Tensor) -> list[Tensor]:
             tangents = [state.expand_as(y), *self.inputs.directions(flat)]
             return [tangents[i] for i in known]
 
-        options |= {"retain_graph": True}
+        options: dict[str, Any] = {"allow_unused": True, "materialize_grads": True, "retain_graph": True}
         columns = [column(*pair) for pair in zip(*self._directions(), strict=True)]
         if len(columns) > LOOP_LIMIT and not self.problem.method.implicit:
             many = [torch.stack(x) for x in zip(*columns, strict=True)]
-            found = torch.autograd.grad(linear, weights, many, is_grads_batched=True, **options)
-            d_y1, *rest = (x.movedim(0, -1) for x in found)
+            found = torch.autograd.grad(
+                linear, weights, many, is_grads_batched=True, allow_unused=True, retain_graph=True
+            )
+            missing = [torch.zeros_like(w).expand(len(columns), *w.shape) for w in weights]
+            d_y1, *rest = ((z if x is None else x).movedim(0, -1) for x, z in zip(found, missing, strict=True))
         else:
             each = [torch.autograd.grad(linear, weights, tangents, **options) for tangents in columns]
             d_y1, *rest = (torch.stack(x, dim=-1) for x in zip(*each, strict=True))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from scidyn.solvers.adjoint.discrete import Sweep, repeat
 from scidyn.solvers.adjoint.measured import Measured
+from scidyn.solvers.adjoint.pull import pull
 from scidyn.solvers.adjoint.records import Outer, Steps, add
 from scidyn.solvers.arguments import Problem
 from scidyn.solvers.controller import Tolerance
@@ -137,23 +138,22 @@ def _sweep(
                 # the rate that a step begins with belongs to the last step in which the sample moved
                 at_last, waiting = torch.where(moved[n], rate_grad, 0.0), torch.where(moved[n], 0.0, rate_grad)
         outputs, weights = [graph.y1], [arriving]
-        if at_last is not None and graph.last.requires_grad:
+        if at_last is not None:
             outputs, weights = [*outputs, graph.last], [*weights, at_last]
         if outer.inside[n]:
             outputs, weights = [*outputs, *graph.coef], [*weights, *outer.coef(n, len(graph.coef))]
         wanted = [graph.y, graph.first, *params]
-        found = torch.autograd.grad(outputs, wanted, weights, allow_unused=True, retain_graph=again)
-        state_grad = passing + found[0]
+        found = pull(outputs, wanted, weights, retain_graph=again)
+        state_grad = passing if found[0] is None else passing + found[0]
         rate_grad = add(found[1], waiting)
         _accumulate(totals, found[2:])
     if rate_grad is not None:
         with torch.enable_grad():
             y = steps.states[0].detach().requires_grad_()
             rate = problem.field(steps.times[0], y)
-        if rate.requires_grad:
-            found = torch.autograd.grad(rate, [y, *params], rate_grad, allow_unused=True)
-            state_grad = state_grad if found[0] is None else state_grad + found[0]
-            _accumulate(totals, found[1:])
+        own, *found = pull([rate], [y, *params], [rate_grad])
+        state_grad = state_grad if own is None else state_grad + own
+        _accumulate(totals, found)
     if not all_move and not all(bool(x.isfinite().all()) for x in (state_grad, *totals) if x is not None):
         # zero times an infinite slope where a sample failed or a step was refused
         return repeat(problem, steps, outer, params)

@@ -27,6 +27,7 @@ from torch import Tensor
 from scidyn.errors import OptionError
 from scidyn.solvers.adjoint.capture import own_shares
 from scidyn.solvers.adjoint.once import refuse_twice
+from scidyn.solvers.adjoint.pull import pull
 from scidyn.solvers.adjoint.records import Cotangents, Steps, add
 from scidyn.solvers.arguments import Problem
 from scidyn.solvers.controller import Tolerance
@@ -221,8 +222,8 @@ def _undo(
     with torch.enable_grad():
         y1 = pair.y.detach().requires_grad_()
         back = method.back(problem.field, t, h, y1)
-    later, *from_back = torch.autograd.grad(back, [y1, *params], torch.where(moved, -weight.z, 0.0), allow_unused=True)
-    y_bar = weight.y + later
+    later, *from_back = pull([back], [y1, *params], [torch.where(moved, -weight.z, 0.0)])
+    y_bar = weight.y if later is None else weight.y + later
     with torch.enable_grad():
         z = (pair.z + torch.where(moved, back.detach(), 0.0)).requires_grad_()
         taken = method.base.replay(problem.field, t, h, z, dense=dense)
@@ -231,10 +232,11 @@ def _undo(
     if dense:
         outputs += taken.coef
         weights += outer.coef(n, len(taken.coef))
-    own, *from_step = torch.autograd.grad(outputs, [z, *params], weights, allow_unused=True)
+    own, *from_step = pull(outputs, [z, *params], weights)
     before = (pair.y - (1.0 - COUPLING) * z.detach() - increment.detach()) / COUPLING
     mixed = (1.0 - COUPLING) * y_bar
-    z_bar, y_before = weight.z + mixed + own, y_bar - mixed
+    z_bar, y_before = weight.z + mixed, y_bar - mixed
+    z_bar = z_bar if own is None else z_bar + own
     if dense:
         size = h.to(y_bar.real.dtype).unsqueeze(-1)
         slope = (1.0 - COUPLING) / torch.where(moved, size, torch.ones_like(size)) * weights[1]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from scidyn.solvers.adjoint.at_once import Coupled, replay_steps
+from scidyn.solvers.adjoint.pull import pull
 from scidyn.solvers.adjoint.records import Outer, Steps, add
 from scidyn.solvers.arguments import Problem
 from scidyn.solvers.precision import is_autocast
@@ -78,10 +79,10 @@ def _segment(
         following.append(state_grad)
         state_grad = torch.baddbmm(q, state_grad, matrix)
     later = torch.stack(following[::-1]).squeeze(2)
-    found = torch.autograd.grad(y1, [y, *params], torch.where(moved, later, 0.0), allow_unused=True)
+    from_end, *found = pull([y1], [y, *params], [torch.where(moved, later, 0.0)])
     before = torch.cat([state_grad.squeeze(1).unsqueeze(0), later[:-1]]) - source
-    _verify(torch.where(moved, found[0] - before, 0.0), before)
-    totals = [add(one, other) for one, other in zip(found[1:], from_inside, strict=True)]
+    _verify(torch.where(moved, before if from_end is None else from_end - before, 0.0), before)
+    totals = [add(one, other) for one, other in zip(found, from_inside, strict=True)]
     return state_grad.squeeze(1), totals
 
 
@@ -95,9 +96,10 @@ def _inside(
     index = torch.tensor(chosen, device=steps.size.device)
     y, _, coef = replay_steps(problem, steps, index, dense=True)
     weights = outer.coefs(low, high, coef.shape[1])[index - low]
-    own, *found = torch.autograd.grad(coef, [y, *params], weights, allow_unused=True)
+    own, *found = pull([coef], [y, *params], [weights])
     added = torch.zeros_like(outer.nodes[low:high])
-    added[index - low] = own
+    if own is not None:
+        added[index - low] = own
     return added, found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -12,14 +12,16 @@ from torch import Tensor
 from scidyn.solvers.controller import Tolerance
 from scidyn.solvers.linear.choice import LinearAlgebra
 from scidyn.solvers.linear.jacobian import TimeAndState
-from scidyn.solvers.linear.linearisation import Linearisation, Point
+from scidyn.solvers.linear.linearisation import Factored, Linearisation, Point
 from scidyn.solvers.methods.stepper import Rate, Step
-from scidyn.solvers.newton import NewtonSettings, Stage, attach_stage, reads_are_cheap, solve_stage
+from scidyn.solvers.newton import NewtonSettings, Stage, StageSolution, attach_stage, reads_are_cheap, solve_stage
 from scidyn.solvers.stiff_tableaus import EsdirkTableau
 
 __all__ = ["ESDIRK", "combine", "fallback_scale", "hermite", "renew_jacobian"]
 
 SLOW = 0.2
+CLOSE = 1e-6
+ROUNDING = 1e4
 
 
 class _Tried(NamedTuple):
@@ -50,11 +52,14 @@ class ESDIRK:
         How the Jacobian is found and the linear systems are solved.
     newton : NewtonSettings
         When an iteration stops.
+    close : bool
+        Go on until the error left is near rounding, as a replay does.
     """
 
     tableau: EsdirkTableau
     algebra: LinearAlgebra = field(default_factory=LinearAlgebra)
     newton: NewtonSettings = field(default_factory=NewtonSettings)
+    close: bool = False
 
     @property
     def name(self) -> str:
@@ -90,6 +95,14 @@ class ESDIRK:
     def evaluations(self) -> int:
         """Typical evaluations of the vector field in a step: two or three for each implicit stage."""
         return 5 * (len(self.tableau.c) - 1) // 2
+
+    def repeatable(self) -> ESDIRK:
+        """Give the method that solves its stages nearly to rounding.
+
+        A replay starts at the rate of the recorded state. What an iteration leaves of the error of that state, the
+        rate multiplies by the stiffness: on long steps the stages of the replay would have other solutions or none.
+        """
+        return replace(self, close=True)
 
     def begin(self, rate: Rate, t: Tensor, y: Tensor, k1: Tensor) -> tuple[Tensor, ...]:
         """Start with the rate, a Jacobian that must be renewed, and no knowledge of the convergence."""
@@ -158,10 +171,16 @@ class ESDIRK:
             found = solve_stage(rate, stage, matrix, combine(guess, stages), scale, factor, self.newton)
             slowest, iterations = torch.maximum(slowest, found.factor), torch.maximum(iterations, found.iterations)
             factor, solved = found.factor, solved & found.converged
-            stages.append(found.u)
-            state = torch.add(stage.base, found.u, alpha=tableau.gamma)
+            stages.append(self._closer(rate, stage, matrix, found, where) if self.close else found.u)
+            state = torch.add(stage.base, stages[-1], alpha=tableau.gamma)
         singular = matrix.singular
         return _Tried(stages, state, ~solved | singular, singular, factor, slowest, iterations, point)
+
+    def _closer(self, rate: Rate, stage: Stage, matrix: Factored, found: StageSolution, where: TimeAndState) -> Tensor:
+        """Go on from a solved stage towards rounding; a sample that does not get there keeps what it has."""
+        scale = torch.maximum(CLOSE * where.scale, ROUNDING * torch.finfo(where.y.dtype).eps * near(where.y))
+        u = solve_stage(rate, stage, matrix, found.u, scale, found.factor.clamp_max(1.0), self.newton).u
+        return torch.where(torch.isfinite(u).all(dim=-1, keepdim=True), u, found.u)
 
     def _polynomial(self, stages: list[Tensor], divisor: Tensor) -> tuple[Tensor, ...]:
         """Coefficients of the continuous extension; the cubic Hermite polynomial if the table has none."""
@@ -209,6 +228,11 @@ def combine(weights: Sequence[float], stages: Sequence[Tensor]) -> Tensor:
 
 def fallback_scale(y: Tensor) -> Tensor:
     """Allowed error where no tolerance is given: the square root of the rounding error."""
-    size = y.abs()
     eps = torch.finfo(y.dtype).eps
-    return eps**0.5 * (size + 1e-3 * size.amax(dim=-1, keepdim=True) + eps)
+    return eps**0.5 * (near(y) + eps)
+
+
+def near(y: Tensor) -> Tensor:
+    """Size of each component, of the small ones a thousandth of that of the largest."""
+    size = y.abs()
+    return size + 1e-3 * size.amax(dim=-1, keepdim=True)
