@@ -1,5 +1,6 @@
 """Files for training: chunks, codecs, shards; windows from the disk against windows from memory."""
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -20,7 +21,16 @@ from scidyn.data.io import codecs, netcdf_writer
 from scidyn.data.io.codecs import chunk_shape, round_bits
 from scidyn.data.io.mapped_chunks import chunk_offsets
 from scidyn.data.io.shards import shard_paths
-from scidyn.errors import ArtifactError, DataError, NonFiniteError, OptionError, ShapeError, SplitError, TimeGridError, UnitsError
+from scidyn.errors import (
+    ArtifactError,
+    DataError,
+    NonFiniteError,
+    OptionError,
+    ShapeError,
+    SplitError,
+    TimeGridError,
+    UnitsError,
+)
 
 
 def fields(rows=3, steps=24, side=6, seed=0):
@@ -556,3 +566,14 @@ def test_no_finished_shard(tmp_path):
         scidyn.open(tmp_path / "e")
     with pytest.raises(DataError, match="no finished shard"):
         HDF5Windows(tmp_path / "e")
+
+
+def test_moments_of_blocks_that_do_not_divide_a_trajectory(tmp_path, monkeypatch):
+    module = importlib.import_module("scidyn.data.moments")
+    y = np.random.default_rng(4).normal(size=(3, 11, 1)) + 5
+    path = scidyn.save(scidyn.data.from_arrays(y, np.arange(11), units=["m"], time_units="s"), tmp_path / "y.nc")
+    monkeypatch.setattr(module, "_BLOCK", 4 * 8)  # blocks of 4, 4 and 3 times
+    found = moments(path)
+    assert found.count[0] == 33
+    assert found.mean[0] == pytest.approx(y.mean(), rel=1e-13)
+    assert found.variance[0] == pytest.approx(y.var(), rel=1e-12)
