@@ -12,7 +12,7 @@ from scidyn._check.values import integer
 from scidyn.data.io import atomic
 from scidyn.data.io.lock import writing
 from scidyn.data.io.netcdf_writer import to_netcdf_bytes
-from scidyn.data.io.shards import MANIFEST, layout_of, shard_paths
+from scidyn.data.io.shards import MANIFEST, check_alike, described, shard_paths
 from scidyn.data.validate import validate
 from scidyn.errors import ArtifactError, OptionError, ShapeError
 
@@ -64,7 +64,7 @@ def make_archive(
     scidyn.errors.OptionError
         If ``client`` is no client of Dask.
     scidyn.errors.ShapeError
-        If the shards differ in their variables or sizes.
+        If the shards differ in their variables or sizes (UnitsError, TimeGridError: in units or times).
 
     Examples
     --------
@@ -172,7 +172,7 @@ class _Shard:
             "trajectories": ds.sizes["trajectory"],
             "bytes": len(content),
             "sha256": hashlib.sha256(content).hexdigest(),
-            "layout": layout_of(ds),
+            **described(ds),
         }
 
 
@@ -225,8 +225,5 @@ def _pieces(file: Path, step: int) -> Iterator[tuple[Path, int, int]]:
 
 def _finish(path: Path, entries: list[dict[str, Any]]) -> None:
     for entry in entries[1:]:
-        if entry["layout"] != entries[0]["layout"]:
-            raise ShapeError(
-                f"{entry['file']} has {entry['layout']}; {entries[0]['file']} of {path} has {entries[0]['layout']}."
-            )
+        check_alike(entry, entries[0], path)
     atomic.write_bytes(path / MANIFEST, json.dumps({"format": 1, "shards": entries}, indent=1).encode())

@@ -1,6 +1,7 @@
 """The commands as a person types them."""
 
 import contextlib
+import importlib
 import io
 import os
 import signal
@@ -186,24 +187,40 @@ run()
 """
 
 
-@pytest.mark.timeout(300)  # two processes import torch
-def test_a_fit_that_is_told_to_end_goes_on(pelts, tmp_path):
-    """SIGTERM: the step is finished, a checkpoint kept, the exit code is 75; the same command does the next step."""
+@pytest.mark.timeout(300)  # another process imports torch
+def test_a_fit_that_is_told_to_end_goes_on(command, pelts, tmp_path, monkeypatch):
+    """Told to end, it ends its step, keeps a checkpoint and exits with 75; the same command does the next step."""
     from scidyn.training.checkpoint import read_checkpoint
+
+    def steps_done():
+        (manifest,) = tmp_path.glob("kept/forecast/**/manifest.json")
+        return read_checkpoint(manifest.parent)["counters"][2]
 
     words = ["fit", str(pelts / "pelts.csv"), "--model", "neural-ode", "--out", "a", "--checkpoint", "kept", "--quiet"]
     env = os.environ | {"PYTHONPATH": str(Path(scidyn.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    for step in (1, 2):
-        started = subprocess.Popen(
-            [sys.executable, "-c", SMALL, *words],
-            cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert started.stdout.readline() == "begun\n", started.communicate()[1]
-        started.send_signal((signal.SIGTERM, signal.SIGUSR1)[step - 1])
-        _, err = started.communicate(timeout=60)
-        assert started.returncode == 75, err
-        (manifest,) = tmp_path.glob("kept/forecast/**/manifest.json")
-        assert read_checkpoint(manifest.parent)["counters"][2] == step
+    first = subprocess.Popen(
+        [sys.executable, "-c", SMALL, *words],
+        cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert first.stdout.readline() == "begun\n", first.communicate()[1]
+    first.send_signal(signal.SIGTERM)
+    _, err = first.communicate(timeout=60)
+    assert first.returncode == 75, err
+    assert steps_done() == 1
+
+    fit = importlib.import_module("scidyn.training.fit")
+    work = fit._run
+
+    def told(*arguments):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return work(*arguments)
+
+    small = scidyn.sysid.NeuralODE(hidden=(4,), max_iterations=10**5, refit=False)
+    monkeypatch.setattr("scidyn.cli.fit.build", lambda *_, **__: small)
+    monkeypatch.setattr(fit, "_run", told)
+    code, _, err = command(*words, cwd=tmp_path)
+    assert code == 75, err
+    assert steps_done() == 2
     assert not (tmp_path / "a").exists()
 
 

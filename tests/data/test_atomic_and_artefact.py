@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from scidyn.data.io import atomic, lock
-from scidyn.data.io.artefact import read_artefact, write_artefact
+from scidyn.data.io.artefact import FORMAT, read_artefact, write_artefact
 from scidyn.errors import ArtifactError
 
 LEFTOVERS = (".scidyn-new-", ".scidyn-old-", ".scidyn-lock-")
@@ -275,3 +275,61 @@ def test_damaged_artefacts_are_refused(artefact, damage, sentence):
 def test_absent_artefact(tmp_path):
     with pytest.raises(ArtifactError, match="does not exist"):
         read_artefact(tmp_path / "nothing")
+
+
+@pytest.fixture
+def order(monkeypatch):
+    """Names of what is made durable and what is renamed, in the order of the calls."""
+    calls = []
+    names = {}
+    sync, rename, begin = os.fsync, os.replace, os.open
+
+    def told_open(path, *arguments, **keywords):
+        handle = begin(path, *arguments, **keywords)
+        names[handle] = Path(path).name
+        return handle
+
+    def told_sync(handle):
+        calls.append(("sync", "new" if names[handle].startswith(".scidyn-new-") else names[handle]))
+        sync(handle)
+
+    def told_replace(source, target):
+        calls.append(("rename", Path(target).name[:12]))
+        rename(source, target)
+
+    for name, told in (("open", told_open), ("fsync", told_sync), ("replace", told_replace)):
+        monkeypatch.setattr(atomic.os, name, told)
+    return calls
+
+
+def test_a_file_is_durable_before_its_name_and_its_name_before_the_return(tmp_path, order):
+    atomic.write_bytes(tmp_path / "a", b"1")
+    durable = [call for call in order if call[0] == "rename" or call[1] in ("new", tmp_path.name)]
+    assert durable == [("sync", "new"), ("rename", "a"), ("sync", tmp_path.name)]
+
+
+def test_a_folder_is_durable_before_its_name_and_the_old_one_steps_aside(tmp_path, order):
+    for k in range(2):
+        order.clear()
+        write_artefact(tmp_path / "a", {}, {"model": {"w": torch.ones(k + 1)}}, overwrite=True)
+    files = {("sync", "manifest.json"), ("sync", "model.safetensors")}
+    kept = [call for call in order if call[0] == "rename" or call[1] in ("new", tmp_path.name) or call in files]
+    assert set(kept[:2]) == files
+    assert kept[2:] == [("sync", "new"), ("rename", ".scidyn-old-"), ("rename", "a"), ("sync", tmp_path.name)]
+
+
+def test_what_a_living_writer_has_begun_is_left_alone(tmp_path):
+    child = in_child(lambda: None)
+    os.waitpid(child, 0)
+    living, dead = (tmp_path / f".scidyn-new-a-{pid}-0123abcd" for pid in (os.getppid(), child))
+    for begun in (living, dead):
+        begun.write_bytes(b"half")
+    atomic.write_bytes(tmp_path / "a", b"1")
+    assert living.exists()
+    assert not dead.exists()
+
+
+def test_the_next_format_is_refused(tmp_path):
+    path = write_artefact(tmp_path / "a", {"format": FORMAT + 1}, {"model": {"w": torch.ones(1)}})
+    with pytest.raises(ArtifactError, match=f"has format {FORMAT + 1}; this scidyn reads up to {FORMAT}"):
+        read_artefact(path)

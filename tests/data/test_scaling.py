@@ -93,3 +93,13 @@ def test_the_record_that_ships():
     scaling = Scaling.fit(scidyn.datasets.load("lynx_hare"))
     assert scaling.mean == pytest.approx((34.080952, 20.166667), abs=1e-6)  # means of the printed table
     assert scaling.span == 1
+
+
+def test_time_is_scaled_by_the_median_step():
+    uneven = from_arrays(np.arange(6.0), [0, 1, 2, 5, 7, 100], units=["m"], time_units="s")
+    assert Scaling.fit(uneven).span == 2  # steps 1, 1, 3, 2, 93
+
+
+def test_zero_has_no_logarithm():
+    with pytest.raises(NonFiniteError, match="'y0' has values <= 0"):
+        Scaling.fit(from_arrays([1.0, 0.0, 2.0], [0, 1, 2], units=["m"], time_units="s"), log=True)

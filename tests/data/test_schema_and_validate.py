@@ -156,3 +156,22 @@ def test_whole_numbers_that_float64_cannot_tell_apart(where):
     with pytest.raises(TimeGridError, match="beyond the whole numbers"):
         validate(ds)
     assert from_arrays([1.0, 2.0], [0, 2**53], units=["m"], time_units="s")["time"].values[1] == 2.0**53
+
+
+def test_controls_may_be_missing_in_padding_only():
+    ds = record(y=np.ones((2, 3, 2)), t=[[0, 1, 2], [0, 5, np.nan]])
+    held = np.where(np.isnan(ds["time"].values), np.nan, 1.0)
+    ds["dose"] = (("trajectory", "obs"), held, {"units": "m", "role": "control"})
+    validate(ds)
+    ds["dose"][1, 1] = np.nan
+    with pytest.raises(NonFiniteError, match=r"dose\[1, 1\] is NaN \(1 such"):
+        validate(ds)
+
+
+def test_a_mask_by_feature_speaks_of_each_variable():
+    ds = record(y=[[1.0, np.nan], [3.0, 4.0], [5.0, 6.0]])
+    said = np.ones((3, 2), dtype=bool)
+    said[0, 1] = False
+    validate(ds.assign(mask=(("time", "feature"), said)))
+    with pytest.raises(NonFiniteError, match=r"b\[0\] is NaN but mask says it was observed \(1 such"):
+        validate(ds.assign(mask=(("time", "feature"), np.ones((3, 2), dtype=bool))))

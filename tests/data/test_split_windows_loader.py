@@ -336,3 +336,19 @@ def test_time_must_agree_exactly():
     shifted = ds.assign_coords(time=("time", np.nextafter(ds["time"].values, 9), ds["time"].attrs))
     with xr.set_options(arithmetic_join="exact"), pytest.raises(ValueError, match="exact"):
         _ = ds["a"] + shifted["a"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_first_and_last_snapshots_are_always_for_training(seed):
+    cells = xr.Dataset(
+        {"pca": (("cell", "feature"), np.arange(24.0).reshape(12, 2), {"units": "1"})},
+        {"time": ("cell", np.tile(np.arange(6.0), 2), {"units": "day"})},
+        {"scidyn_kind": "snapshots"},
+    )
+    parts = split(cells, by="timepoint", fractions=(0.5, 0.17, 0.33), seed=seed)
+    held = [sorted(set(part["time"].values.tolist())) for part in parts]
+    assert held[0][0] == 0
+    assert held[0][-1] == 5
+    assert [len(times) for times in held] == [3, 1, 2]
+    assert set().union(*held) == {0, 1, 2, 3, 4, 5}
+    assert [part.sizes["cell"] for part in parts] == [6, 2, 4]

@@ -1,5 +1,6 @@
 """Files for training: chunks, codecs, shards; windows from the disk against windows from memory."""
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -20,7 +21,16 @@ from scidyn.data.io import codecs, netcdf_writer
 from scidyn.data.io.codecs import chunk_shape, round_bits
 from scidyn.data.io.mapped_chunks import chunk_offsets
 from scidyn.data.io.shards import shard_paths
-from scidyn.errors import ArtifactError, DataError, NonFiniteError, OptionError, ShapeError, SplitError
+from scidyn.errors import (
+    ArtifactError,
+    DataError,
+    NonFiniteError,
+    OptionError,
+    ShapeError,
+    SplitError,
+    TimeGridError,
+    UnitsError,
+)
 
 
 def fields(rows=3, steps=24, side=6, seed=0):
@@ -134,6 +144,41 @@ def test_shards_come_back_and_are_continued(tmp_path):
         with pytest.raises(ArtifactError, match="is being written"), ShardWriter(tmp_path / "e"):
             pytest.fail("two writers")
     assert scidyn.open(tmp_path / "e").identical(ds)
+
+
+@pytest.mark.parametrize(
+    ("unit", "time_unit", "shift", "error", "naming"),
+    [
+        ("km", "s", 0, UnitsError, "'y0' in km; .* has it in m:"),
+        ("m", "min", 0, UnitsError, "'time' in min"),
+        ("m", "s", 1, TimeGridError, "times of shard-00001.nc are not"),
+    ],
+)
+def test_shards_of_other_units_or_times_are_refused(tmp_path, unit, time_unit, shift, error, naming):
+    def part(unit, time_unit, shift):
+        return scidyn.data.from_arrays(np.ones((2, 5, 1)), np.arange(5) + shift, units=[unit], time_units=time_unit)
+
+    first, second = part("m", "s", 0), part(unit, time_unit, shift)
+    with ShardWriter(tmp_path / "e") as shards:
+        shards.write(first)
+    with ShardWriter(tmp_path / "e") as shards, pytest.raises(error, match=naming):
+        shards.write(second)
+    assert scidyn.open(tmp_path / "e").sizes["trajectory"] == 2
+    with pytest.raises(error, match=naming):
+        scidyn.data.make_archive([first, second].__getitem__, 2, tmp_path / "a")
+
+
+def test_shards_of_irregular_times_may_differ(tmp_path):
+    times = np.array([[0.0, 1.0, np.nan], [0.0, 2.0, 3.0]])
+    ds = xr.Dataset(
+        {"u": (("trajectory", "obs"), np.where(np.isnan(times), np.nan, 1.0), {"units": "m"})},
+        {"time": (("trajectory", "obs"), times, {"units": "s"}), "trajectory": np.arange(2)},
+        {"scidyn_kind": "irregular"},
+    )
+    with ShardWriter(tmp_path / "e") as shards:
+        shards.write(ds.isel(trajectory=[0]))
+        shards.write(ds.isel(trajectory=[1]))
+    assert np.array_equal(scidyn.open(tmp_path / "e")["time"].values, times, equal_nan=True)
 
 
 def test_a_killed_run_leaves_a_correct_beginning(tmp_path):
@@ -521,3 +566,14 @@ def test_no_finished_shard(tmp_path):
         scidyn.open(tmp_path / "e")
     with pytest.raises(DataError, match="no finished shard"):
         HDF5Windows(tmp_path / "e")
+
+
+def test_moments_of_blocks_that_do_not_divide_a_trajectory(tmp_path, monkeypatch):
+    module = importlib.import_module("scidyn.data.moments")
+    y = np.random.default_rng(4).normal(size=(3, 11, 1)) + 5
+    path = scidyn.save(scidyn.data.from_arrays(y, np.arange(11), units=["m"], time_units="s"), tmp_path / "y.nc")
+    monkeypatch.setattr(module, "_BLOCK", 4 * 8)  # blocks of 4, 4 and 3 times
+    found = moments(path)
+    assert found.count[0] == 33
+    assert found.mean[0] == pytest.approx(y.mean(), rel=1e-13)
+    assert found.variance[0] == pytest.approx(y.var(), rel=1e-12)

@@ -13,12 +13,12 @@ from scidyn.data.io import atomic
 from scidyn.data.io.lock import writing
 from scidyn.data.io.netcdf_writer import to_netcdf_bytes
 from scidyn.data.validate import validate
-from scidyn.errors import ArtifactError, ShapeError
+from scidyn.errors import ArtifactError, ShapeError, TimeGridError, UnitsError
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["MANIFEST", "ShardWriter", "layout_of", "read_manifest", "shard_paths"]
+__all__ = ["MANIFEST", "ShardWriter", "check_alike", "described", "read_manifest", "shard_paths"]
 
 MANIFEST = "shards.json"
 
@@ -84,6 +84,10 @@ class ShardWriter:
         ------
         scidyn.errors.ShapeError
             If variables or sizes differ from the first shard.
+        scidyn.errors.UnitsError
+            If units differ from the first shard.
+        scidyn.errors.TimeGridError
+            If the times that all trajectories share differ from the first shard.
         scidyn.errors.ArtifactError
             If the disk refuses; the shards before are untouched.
         """
@@ -92,10 +96,10 @@ class ShardWriter:
             ds = ds.expand_dims("trajectory")
         count = ds.sizes["trajectory"]
         ds = ds.assign_coords(trajectory=self.trajectories + np.arange(count))
-        layout = layout_of(ds)
-        if self.entries and self.entries[0]["layout"] != layout:
-            raise ShapeError(f"The shard has {layout}; the first of {self.path} has {self.entries[0]['layout']}.")
         name = f"shard-{len(self.entries):05d}.nc"
+        facts = described(ds)
+        if self.entries:
+            check_alike({"file": name, **facts}, self.entries[0], self.path)
         content = to_netcdf_bytes(ds, **self.options)
         atomic.write_bytes(self.path / name, content)
         entry = {
@@ -103,16 +107,46 @@ class ShardWriter:
             "trajectories": count,
             "bytes": len(content),
             "sha256": hashlib.sha256(content).hexdigest(),
-            "layout": layout,
+            **facts,
         }
         whole = {"format": 1, "shards": [*self.entries, entry]}
         atomic.write_bytes(self.path / MANIFEST, json.dumps(whole, indent=1).encode())
         self.entries.append(entry)
 
 
-def layout_of(ds: xr.Dataset) -> dict[str, list[Any]]:
-    """What shards of one ensemble share, by variable."""
-    return {str(name): _layout(ds[name]) for name in ds.data_vars}
+def described(ds: xr.Dataset) -> dict[str, Any]:
+    """What shards of one ensemble share: layout and units by variable, and a checksum of the times of all."""
+    time = ds["time"]
+    shared = "trajectory" not in time.dims
+    return {
+        "layout": {str(name): _layout(ds[name]) for name in ds.data_vars},
+        "units": {str(name): str(v.attrs["units"]) for name, v in ds.variables.items() if "units" in v.attrs},
+        "times": hashlib.sha256(time.values.astype("<f8").tobytes()).hexdigest() if shared else None,
+    }
+
+
+def check_alike(entry: dict[str, Any], first: dict[str, Any], path: Path) -> None:
+    """Refuse a shard that does not fit the first one of its folder.
+
+    Raises
+    ------
+    ShapeError, UnitsError, TimeGridError
+        If variables or sizes, units, or the shared times differ; manifests of old hold layouts only.
+    """
+    name = entry["file"]
+    if entry["layout"] != first["layout"]:
+        raise ShapeError(f"{name} has {entry['layout']}; the first of {path} has {first['layout']}.")
+    for variable, units in first.get("units", {}).items():
+        if entry["units"].get(variable) != units:
+            raise UnitsError(
+                f"{name} has {variable!r} in {entry['units'].get(variable)}; the first of {path} has it in {units}: "
+                "convert one of them."
+            )
+    if "times" in first and entry["times"] != first["times"]:
+        raise TimeGridError(
+            f"The times of {name} are not those of the first of {path}; write it to another folder, or give every "
+            "trajectory its own times (kind 'irregular')."
+        )
 
 
 def _layout(variable: xr.DataArray) -> list[Any]:

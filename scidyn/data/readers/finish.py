@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 __all__ = ["finish", "kept", "taken_rows"]
 
 
-def finish(ds: xr.Dataset, *, values: Sequence[str] | None, units: Mapping[str, str] | str | None) -> xr.Dataset:
+def finish(
+    ds: xr.Dataset,
+    *,
+    values: Sequence[str] | None,
+    units: Mapping[str, str] | str | None,
+    source: str | None = None,
+) -> xr.Dataset:
     """Set the units that the user states, keep the variables that the user names, and validate.
 
     Raises
@@ -42,7 +48,7 @@ def finish(ds: xr.Dataset, *, values: Sequence[str] | None, units: Mapping[str, 
         missing = _without_units(ds)
         example = ", ".join(f"{n!r}: '…'" for n in missing)
         raise UnitsError(
-            f"{ds.attrs.get('source', 'The file')} names no units for {', '.join(map(repr, missing))}; pass "
+            f"{source or ds.attrs.get('source', 'The file')} names no units for {', '.join(map(repr, missing))}; pass "
             f"units={{{example}}}, or units='1' if nothing has a dimension."
         ) from error
     return ds

@@ -77,7 +77,7 @@ def read(
     for other in ("sample", "ensemble", "member", "realization"):
         if other in loaded.dims and "time" in loaded.dims and "trajectory" not in loaded.dims:
             loaded = loaded.rename({other: "trajectory"})
-    return finish(_numbers_in_time(loaded, path), values=values, units=units)
+    return finish(_numbers_in_time(loaded, path), values=values, units=units, source=path.name)
 
 
 def _numbers_in_time(ds: xr.Dataset, path: Path) -> xr.Dataset:

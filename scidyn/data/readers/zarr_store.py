@@ -60,4 +60,4 @@ def read(
         variable.encoding = {}
     if "time" in loaded.variables and "time" not in loaded.coords:
         loaded = loaded.set_coords("time")
-    return finish(loaded, values=values, units=units)
+    return finish(loaded, values=values, units=units, source=path.name)
