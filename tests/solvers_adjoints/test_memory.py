@@ -124,9 +124,9 @@ def trainer(options):
 
 
 def alive():
-    """Count the tensors that are alive, and their bytes; a batched one that a failed transform left has no storage."""
+    """Count the tensors that are alive, and their bytes; what a failed transform left has no storage."""
     found = [x for x in gc.get_objects() if type(x) is torch.Tensor]
-    stored = [x for x in found if not torch._C._functorch.is_batchedtensor(x)]
+    stored = [x for x in found if not torch._C._functorch.is_functorch_wrapped_tensor(x)]
     return len(found), sum(x.untyped_storage().nbytes() for x in stored)
 
 
