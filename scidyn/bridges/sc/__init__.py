@@ -8,8 +8,9 @@ from scidyn.bridges.sc import pl as pl
 from scidyn.bridges.sc import pp as pp
 from scidyn.bridges.sc import tl as tl
 from scidyn.bridges.sc.cellrank import to_cellrank as to_cellrank
+from scidyn.bridges.sc.example import example_cells as example_cells
 from scidyn.bridges.sc.h5ad import CellTable as CellTable
 from scidyn.bridges.sc.h5ad import read_h5ad as read_h5ad
 from scidyn.bridges.sc.h5ad import write_results as write_results
 
-__all__ = ["CellTable", "pl", "pp", "read_h5ad", "tl", "to_cellrank", "write_results"]
+__all__ = ["CellTable", "example_cells", "pl", "pp", "read_h5ad", "tl", "to_cellrank", "write_results"]

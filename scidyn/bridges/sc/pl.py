@@ -62,12 +62,8 @@ def paths(
 
     Examples
     --------
-    >>> import numpy as np, pandas as pd
     >>> from scidyn.bridges import sc
-    >>> day = np.repeat([0, 1, 2], 20)
-    >>> table = pd.DataFrame({"day": day, "cell_type": np.tile(["left", "right"], 30)})
-    >>> side = np.where(table["cell_type"] == "right", 1.0, -1.0)
-    >>> cells = sc.CellTable(table, {"X_pca": np.column_stack([side * (1 + day), day])})
+    >>> cells = sc.example_cells()
     >>> fitted = sc.tl.bridge(cells, sigma=0.3)
     >>> import matplotlib
     >>> matplotlib.use("Agg")
@@ -127,12 +123,8 @@ def fate(adata: Any, *, key: str = "bridge", column: int = 0, basis: str = "X_pc
 
     Examples
     --------
-    >>> import numpy as np, pandas as pd
     >>> from scidyn.bridges import sc
-    >>> day = np.repeat([0, 1, 2], 20)
-    >>> table = pd.DataFrame({"day": day, "cell_type": np.tile(["left", "right"], 30)})
-    >>> side = np.where(table["cell_type"] == "right", 1.0, -1.0)
-    >>> cells = sc.CellTable(table, {"X_pca": np.column_stack([side * (1 + day), day])})
+    >>> cells = sc.example_cells()
     >>> fitted = sc.tl.bridge(cells, sigma=0.3)
     >>> import matplotlib
     >>> matplotlib.use("Agg")
@@ -167,12 +159,8 @@ def growth(adata: Any, *, key: str = "bridge", basis: str = "X_pca", fitted: Any
 
     Examples
     --------
-    >>> import numpy as np, pandas as pd
     >>> from scidyn.bridges import sc
-    >>> day = np.repeat([0, 1, 2], 20)
-    >>> table = pd.DataFrame({"day": day, "cell_type": np.tile(["left", "right"], 30)})
-    >>> side = np.where(table["cell_type"] == "right", 1.0, -1.0)
-    >>> cells = sc.CellTable(table, {"X_pca": np.column_stack([side * (1 + day), day])})
+    >>> cells = sc.example_cells()
     >>> fitted = sc.tl.bridge(cells, sigma=0.3)
     >>> import matplotlib
     >>> matplotlib.use("Agg")
@@ -208,12 +196,8 @@ def marginals(adata: Any, *, key: str = "bridge", feature: int = 0, fitted: Any 
 
     Examples
     --------
-    >>> import numpy as np, pandas as pd
     >>> from scidyn.bridges import sc
-    >>> day = np.repeat([0, 1, 2], 20)
-    >>> table = pd.DataFrame({"day": day, "cell_type": np.tile(["left", "right"], 30)})
-    >>> side = np.where(table["cell_type"] == "right", 1.0, -1.0)
-    >>> cells = sc.CellTable(table, {"X_pca": np.column_stack([side * (1 + day), day])})
+    >>> cells = sc.example_cells()
     >>> fitted = sc.tl.bridge(cells, sigma=0.3)
     >>> import matplotlib
     >>> matplotlib.use("Agg")

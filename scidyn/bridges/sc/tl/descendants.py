@@ -40,12 +40,8 @@ def couplings(adata: Any, *, key: str = "bridge", topk: int = 50, fitted: Any = 
 
     Examples
     --------
-    >>> import numpy as np, pandas as pd
     >>> from scidyn.bridges import sc
-    >>> day = np.repeat([0, 1, 2], 20)
-    >>> table = pd.DataFrame({"day": day, "cell_type": np.tile(["left", "right"], 30)})
-    >>> side = np.where(table["cell_type"] == "right", 1.0, -1.0)
-    >>> cells = sc.CellTable(table, {"X_pca": np.column_stack([side * (1 + day), day])})
+    >>> cells = sc.example_cells()
     >>> fitted = sc.tl.bridge(cells, sigma=0.3)
     >>> links = sc.tl.couplings(cells, topk=3, fitted=fitted)
     >>> len(links), links[0].shape, links[0].nnz
@@ -96,12 +92,8 @@ def fate(
 
     Examples
     --------
-    >>> import numpy as np, pandas as pd
     >>> from scidyn.bridges import sc
-    >>> day = np.repeat([0, 1, 2], 20)
-    >>> table = pd.DataFrame({"day": day, "cell_type": np.tile(["left", "right"], 30)})
-    >>> side = np.where(table["cell_type"] == "right", 1.0, -1.0)
-    >>> cells = sc.CellTable(table, {"X_pca": np.column_stack([side * (1 + day), day])})
+    >>> cells = sc.example_cells()
     >>> fitted = sc.tl.bridge(cells, sigma=0.3)
     >>> table = sc.tl.fate(cells, fitted=fitted)
     >>> [float(p) for p in table.iloc[0].round(2)]

@@ -69,12 +69,8 @@ def evaluate(
 
     Examples
     --------
-    >>> import numpy as np, pandas as pd
     >>> from scidyn.bridges import sc
-    >>> day = np.repeat([0, 1, 2], 20)
-    >>> table = pd.DataFrame({"day": day, "cell_type": np.tile(["left", "right"], 30)})
-    >>> side = np.where(table["cell_type"] == "right", 1.0, -1.0)
-    >>> cells = sc.CellTable(table, {"X_pca": np.column_stack([side * (1 + day), day])})
+    >>> cells = sc.example_cells()
     >>> fitted = sc.tl.bridge(cells, sigma=0.3)
     >>> sc.tl.evaluate(cells, seeds=1).columns.tolist()
     ['one_step', 'rollout', 'one_step_std', 'rollout_std']

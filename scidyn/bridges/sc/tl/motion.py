@@ -50,12 +50,8 @@ def velocity(adata: Any, *, key: str = "bridge", genes: bool = False, fitted: An
 
     Examples
     --------
-    >>> import numpy as np, pandas as pd
     >>> from scidyn.bridges import sc
-    >>> day = np.repeat([0, 1, 2], 20)
-    >>> table = pd.DataFrame({"day": day, "cell_type": np.tile(["left", "right"], 30)})
-    >>> side = np.where(table["cell_type"] == "right", 1.0, -1.0)
-    >>> cells = sc.CellTable(table, {"X_pca": np.column_stack([side * (1 + day), day])})
+    >>> cells = sc.example_cells()
     >>> fitted = sc.tl.bridge(cells, sigma=0.3)
     >>> sc.tl.velocity(cells, fitted=fitted)
     >>> cells.obsm["bridge_velocity"][0].round(1).tolist()
@@ -118,12 +114,8 @@ def interpolate(
 
     Examples
     --------
-    >>> import numpy as np, pandas as pd
     >>> from scidyn.bridges import sc
-    >>> day = np.repeat([0, 1, 2], 20)
-    >>> table = pd.DataFrame({"day": day, "cell_type": np.tile(["left", "right"], 30)})
-    >>> side = np.where(table["cell_type"] == "right", 1.0, -1.0)
-    >>> cells = sc.CellTable(table, {"X_pca": np.column_stack([side * (1 + day), day])})
+    >>> cells = sc.example_cells()
     >>> fitted = sc.tl.bridge(cells, sigma=0.3)
     >>> between = sc.tl.interpolate(cells, time=0.5, n=8, fitted=fitted)
     >>> dict(between.sizes)
